@@ -1,0 +1,30 @@
+"""Fixtures for every test. Opt in to `leaves_nothing_behind` wherever processes, sockets or threads are made."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes import belongings, wait_until
+
+
+@pytest.fixture
+def leaves_nothing_behind() -> Iterator[None]:
+    """Assert that the test left no child process, no open descriptor and no thread behind.
+
+    Name it first in the argument list: fixtures set up before it are not counted, those after it are torn
+    down before it looks. Threads and children on their way out get two seconds.
+    """
+    before = belongings()
+    yield
+    left = belongings().minus(before)
+
+    def nothing_left() -> bool:
+        nonlocal left
+        left = belongings().minus(before)
+        return not left
+
+    if left:
+        try:
+            wait_until(nothing_left, 2.0, "the test's leftovers to go")
+        except AssertionError:
+            pytest.fail(f"the test left behind: {left}")
