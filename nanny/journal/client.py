@@ -1,0 +1,480 @@
+"""The nanny's side of the journal: never blocks, never touches a file, keeps what is not yet durable.
+
+Contract for the selector loop: `append` before the effect, run the effect at `Durable` (or when
+`oldest_unacked_at` is too old, with the journal marked degraded). Watch `fileno()` for reading and call
+`on_readable`. When `is_hung`, or after `WriterGone`, call `restart` and watch the new `fileno()`: what is
+unacknowledged is sent again, and the file takes each number once. While `wants_snapshot`, `append` refuses
+(records after a hole would be replayed into a wrong state): `compact` to the whole state makes it whole.
+
+Tickets: `append` numbers the records of this nanny's life from 1, also before the journal could be read; in
+the file they follow the last number found there. Clocks are arguments. SOCK_SEQPACKET: unix(7).
+"""
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+from nanny.journal.packets import (
+    PACKET_BYTES,
+    Append,
+    Compacted,
+    CompactPiece,
+    DurableUpTo,
+    Failure,
+    OpenedFile,
+    ReplayPiece,
+    decode,
+    encode,
+    pieces,
+)
+from nanny.journal.records_file import Record, parse_lines, render_body, render_line
+from nanny.journal.writer import Assignment, write_journal
+
+MAX_UNACKED_RECORDS = 4_096
+MAX_UNACKED_BYTES = 4 << 20
+_SOCKET_BUFFER_BYTES = 1 << 20
+_PACKETS_A_TURN = 64
+
+
+class Forked(Protocol):
+    """A forked process as the fork gate gives it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd; the client neither closes nor waits for it."""
+
+
+class ForkHelper(Protocol):
+    """nanny.fork_gate.fork_helper, or a stand-in."""
+
+    def __call__(self, function: Callable[[], None], keep_descriptors: Sequence[int]) -> Forked:
+        """Run `function` in a child that keeps only these descriptors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The journal was read for the first time in this life."""
+
+    records: tuple[Record, ...]
+    last_n: int
+    epoch: str
+    """The one in the file; the caller's own for a new journal, and for a damaged one."""
+    created: bool
+    torn_bytes: int
+    damaged: str | None
+    """What was wrong and where, if more than the tail was; the old file is kept as `<path>.damaged-<n>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A later writer has read the journal; what was not acknowledged is on its way again."""
+
+    last_n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """All records up to this ticket are on disk."""
+
+    up_to: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionDone:
+    """The journal is the snapshot now, and what was appended since."""
+
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The writer met an error; said once until it changes or the writer succeeds.
+
+    `operation`: open and append are tried again; compact is dropped; reserve means that the disk is full but
+    this time held-back space was used; gap means that the file has lost records, a snapshot is wanted;
+    fenced precedes WriterGone.
+    """
+
+    operation: str
+    errno: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriterGone:
+    """The writer has ended; its status is the reaper's to tell."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """`append` took nothing: too much is waiting, or a snapshot is wanted first."""
+
+    refused_total: int
+
+
+JournalEvent = Opened | Reopened | Durable | CompactionDone | Failed | WriterGone
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A record by its ticket, or a snapshot standing for all up to it."""
+
+    ticket: int
+    at: float
+    body: bytes
+    snapshot: tuple[bytes, ...] | None = None
+    refused_before: int = 0
+
+
+class JournalClient:
+    """The journal as the nanny sees it.
+
+    Args:
+        fork_helper: makes the writer's process.
+        path: names the journal's files, for example /var/lib/nanny/journal.jsonl.
+        epoch: used if the journal is new or has lost records.
+        boot: the boot id, written into each record.
+        wall: gives the ISO time written into each record, for people.
+    """
+
+    def __init__(
+        self,
+        fork_helper: ForkHelper,
+        path: str,
+        epoch: str,
+        boot: str,
+        wall: Callable[[], str] | None = None,
+    ) -> None:
+        self._fork_helper = fork_helper
+        self._path = path
+        self._epoch = epoch
+        self._boot = boot
+        self._wall = wall if wall is not None else _utc_now
+        self._life = f"{boot[:8]}-{os.getpid()}-{time.monotonic_ns()}"
+        self._socket: socket.socket | None = None
+        self._writer: Forked | None = None
+        self._sent: deque[_Waiting] = deque()
+        self._unsent: deque[_Waiting] = deque()
+        self._outbox: deque[bytes] = deque()
+        self._unacked_bytes = 0
+        self._last_ticket = 0
+        self._durable_ticket = 0
+        self._first_n: int | None = None
+        self._known_generation: int | None = None
+        self._replayed: list[Record] = []
+        self._is_open = False
+        self._is_settled = False
+        self._started_at = 0.0
+        self._heard_at = 0.0
+        self._failing: Failed | None = None
+        self._refused_total = 0
+        self._wants_snapshot = False
+
+    # The writer's life
+
+    def start(self, now: float) -> None:
+        """Fork the first writer.
+
+        Raises:
+            OSError: no process or no socket to be had; try again later.
+        """
+        assert self._socket is None, "close or restart it"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+            ours.setblocking(False)
+            assignment = Assignment(
+                path=self._path,
+                epoch=self._epoch,
+                boot=self._boot,
+                life=self._life,
+                known_generation=self._known_generation,
+                known_n=None if self._first_n is None else self._first_n + self._durable_ticket,
+            )
+
+            self._writer = self._fork_helper(lambda: write_journal(assignment, theirs), (theirs.fileno(),))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
+        self._replayed = []
+        self._is_open = self._is_settled = False
+        self._started_at = self._heard_at = now
+        self._unsent = self._sent + self._unsent
+        self._sent = deque()
+        self._outbox = deque()
+
+    def restart(self, now: float) -> None:
+        """Leave the present writer behind, killed if it can be killed, and fork another one.
+
+        Raises:
+            OSError: as `start`; the old writer is left all the same.
+        """
+        self.abandon()
+        self.start(now)
+
+    def abandon(self) -> None:
+        """Close the connection and send SIGKILL: one in D state dies when its disk answers."""
+        if self._socket is None:
+            return
+        self._socket.close()
+        self._socket = None
+        assert self._writer is not None
+        with suppress(OSError):
+            signal.pidfd_send_signal(self._writer.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let the writer write what it was sent, and end."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def fileno(self) -> int:
+        """The descriptor to watch for reading; -1 without a writer. Changes with each `restart`."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    @property
+    def writer(self) -> Forked | None:
+        """The last writer forked."""
+        return self._writer
+
+    # Writing
+
+    def append(self, records: Sequence[Mapping[str, Any]], now: float) -> int | Overflow:
+        """Queue records; the ticket of the last one, for `Durable`. Never blocks.
+
+        Raises:
+            TypeError, ValueError: a record that cannot be written (records_file.render_body).
+        """
+        bodies = self._bodies(records)
+        size = sum(map(len, bodies))
+        if (
+            self._wants_snapshot
+            or len(self._sent) + len(self._unsent) + len(bodies) > MAX_UNACKED_RECORDS
+            or self._unacked_bytes + size > MAX_UNACKED_BYTES
+        ):
+            self._wants_snapshot = True
+            self._refused_total += len(bodies)
+            return Overflow(self._refused_total)
+        for body in bodies:
+            self._last_ticket += 1
+            self._unsent.append(_Waiting(self._last_ticket, now, body))
+        self._unacked_bytes += size
+        self._flush()
+        return self._last_ticket
+
+    def compact(self, records: Sequence[Mapping[str, Any]], now: float) -> None:
+        """Replace the journal by these records, which stand for all that was appended so far.
+
+        An earlier snapshot still waiting to be sent is replaced. Never blocks.
+
+        Raises:
+            TypeError, ValueError: as `append`.
+        """
+        snapshot = tuple(self._bodies(records))
+        waiting = [item for item in self._unsent if item.snapshot is None]
+        self._unsent = deque(waiting)
+        self._unsent.append(_Waiting(self._last_ticket, now, b"", snapshot, self._refused_total))
+        self._flush()
+
+    def _bodies(self, records: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        stamp = {"wall": self._wall(), "boot": self._boot}
+        return [render_body({**record, **stamp, **record}) for record in records]
+
+    # Reading
+
+    def on_readable(self, now: float) -> list[JournalEvent]:
+        """Take what the writer has said."""
+        events: list[JournalEvent] = []
+        for _ in range(_PACKETS_A_TURN):
+            if self._socket is None:
+                break
+            try:
+                content = self._socket.recv(PACKET_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except ConnectionResetError:
+                continue
+            if not content:
+                self._socket.close()
+                self._socket = None
+                assert self._writer is not None
+                events.append(WriterGone(self._writer.pid))
+                break
+            self._heard_at = now
+            self._on_packet(content, events)
+        self._flush()
+        return events
+
+    def _on_packet(self, content: bytes, events: list[JournalEvent]) -> None:
+        match decode(content):
+            case ReplayPiece(lines):
+                self._replayed.extend(parse_lines(lines))
+            case OpenedFile() as opened:
+                self._on_opened(opened, events)
+            case DurableUpTo(n, file_bytes):
+                self._is_settled = True
+                self._failing = None
+                assert self._first_n is not None
+                self._acknowledge(n - self._first_n)
+                events.append(Durable(self._durable_ticket, file_bytes))
+            case Compacted(base, file_bytes):
+                assert self._first_n is not None
+                ticket = base - self._first_n
+                self._acknowledge(ticket)
+                done = self._sent.popleft()
+                assert (done.snapshot is not None, done.ticket) == (True, ticket), (
+                    "the writer keeps the order"
+                )
+                self._wants_snapshot = self._wants_snapshot and done.refused_before != self._refused_total
+                events.append(CompactionDone(file_bytes))
+                events.append(Durable(self._durable_ticket, file_bytes))
+            case Failure() as failure:
+                self._on_failure(failure, events)
+            case Append() | CompactPiece() as packet:
+                raise TypeError(f"not for the nanny: {packet}")
+            case never:
+                assert_never(never)
+
+    def _on_opened(self, opened: OpenedFile, events: list[JournalEvent]) -> None:
+        self._is_open = True
+        if self._first_n is not None:
+            if opened.last_n < self._first_n + self._durable_ticket:
+                self._wants_snapshot = True
+            events.append(Reopened(opened.last_n))
+            return
+        self._first_n = opened.last_n
+        self._known_generation = opened.generation
+        self._epoch = opened.epoch
+        events.append(
+            Opened(
+                tuple(self._replayed),
+                opened.last_n,
+                opened.epoch,
+                opened.created,
+                opened.torn_bytes,
+                opened.damaged,
+            )
+        )
+        self._replayed = []
+
+    def _on_failure(self, failure: Failure, events: list[JournalEvent]) -> None:
+        failed = Failed(failure.operation, failure.errno, failure.message)
+        if failure.operation == "compact":
+            while self._sent[0].snapshot is None:
+                self._drop_head()
+            self._sent.popleft()
+        elif failure.operation == "gap":
+            self._wants_snapshot = True
+        if failure.operation in ("open", "append"):
+            if failed == self._failing:
+                return
+            self._failing = failed
+        events.append(failed)
+
+    def _acknowledge(self, ticket: int) -> None:
+        self._durable_ticket = max(self._durable_ticket, ticket)
+        while self._sent and self._sent[0].snapshot is None and self._sent[0].ticket <= ticket:
+            self._drop_head()
+
+    def _drop_head(self) -> None:
+        self._unacked_bytes -= len(self._sent.popleft().body)
+
+    def _flush(self) -> None:
+        """Send what the socket takes; the rest goes when the writer has answered."""
+        if self._socket is None or not self._is_open:
+            return
+        while self._outbox or self._unsent:
+            if not self._outbox:
+                self._fill_outbox()
+            try:
+                self._socket.send(self._outbox[0], socket.MSG_NOSIGNAL)
+            except OSError:
+                # EAGAIN: full, and an answer is due. EPIPE: on_readable will say that the writer is gone.
+                return
+            self._outbox.popleft()
+
+    def _fill_outbox(self) -> None:
+        assert self._first_n is not None
+        head = self._unsent[0]
+        if head.snapshot is not None:
+            base = self._first_n + head.ticket
+            runs = list(pieces([render_line(base, body) for body in head.snapshot])) or [[]]
+            for number, run in enumerate(runs, 1):
+                self._outbox.append(encode(CompactPiece(base, number == len(runs), b"".join(run))))
+            self._sent.append(self._unsent.popleft())
+            return
+        lines: list[bytes] = []
+        size = 0
+        first_n = self._first_n + head.ticket
+        while self._unsent and self._unsent[0].snapshot is None:
+            line = render_line(first_n + len(lines), self._unsent[0].body)
+            size += len(line)
+            if lines and size > PACKET_BYTES - 64:
+                break
+            lines.append(line)
+            self._sent.append(self._unsent.popleft())
+        self._outbox.append(encode(Append(first_n, first_n + len(lines) - 1, b"".join(lines))))
+
+    # Looking
+
+    @property
+    def oldest_unacked_at(self) -> float | None:
+        """When the oldest record still waiting was appended; None: all are durable."""
+        for queue in (self._sent, self._unsent):
+            for item in queue:
+                if item.snapshot is None:
+                    return item.at
+        return None
+
+    @property
+    def durable_ticket(self) -> int:
+        """All up to this ticket is on disk."""
+        return self._durable_ticket
+
+    @property
+    def failing(self) -> Failed | None:
+        """The error that keeps records from the disk at present."""
+        return self._failing
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Records were refused, or lost by the disk: only `compact` makes the journal whole again."""
+        return self._wants_snapshot
+
+    @property
+    def refused_total(self) -> int:
+        """Records that `append` refused."""
+        return self._refused_total
+
+    def is_hung(self, now: float, timeout_s: float) -> bool:
+        """Whether the writer owes an answer and has said nothing for `timeout_s`.
+
+        One that keeps reporting errors is not hung; one that has not yet opened its file can be.
+        """
+        if self._socket is None or now - self._heard_at <= timeout_s:
+            return False
+        if not self._is_settled:
+            return True
+        return bool(self._sent) and now - self._sent[0].at > timeout_s
+
+
+def _utc_now() -> str:
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1_000_000:03d}Z"
