@@ -15,11 +15,21 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
+from nanny.journal.events import (
+    CompactionDone,
+    Durable,
+    Failed,
+    JournalEvent,
+    Opened,
+    Overflow,
+    Reopened,
+    WriterGone,
+)
 from nanny.journal.packets import (
     PACKET_BYTES,
     Append,
@@ -57,75 +67,8 @@ class Forked(Protocol):
 class ForkHelper(Protocol):
     """nanny.fork_gate.fork_helper, or a stand-in."""
 
-    def __call__(self, function: Callable[[], None], keep_descriptors: Sequence[int]) -> Forked:
+    def __call__(self, function: Callable[[], None], keep_descriptors: Collection[int]) -> Forked:
         """Run `function` in a child that keeps only these descriptors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The journal was read for the first time in this life."""
-
-    records: tuple[Record, ...]
-    last_n: int
-    epoch: str
-    """The one in the file; the caller's own for a new journal, and for a damaged one."""
-    created: bool
-    torn_bytes: int
-    damaged: str | None
-    """What was wrong and where, if more than the tail was; the old file is kept as `<path>.damaged-<n>`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reopened:
-    """A later writer has read the journal; what was not acknowledged is on its way again."""
-
-    last_n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Durable:
-    """All records up to this ticket are on disk."""
-
-    up_to: int
-    file_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CompactionDone:
-    """The journal is the snapshot now, and what was appended since."""
-
-    file_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The writer met an error; said once until it changes or the writer succeeds.
-
-    `operation`: open and append are tried again; compact is dropped; reserve means that the disk is full but
-    this time held-back space was used; gap means that the file has lost records, a snapshot is wanted;
-    fenced precedes WriterGone.
-    """
-
-    operation: str
-    errno: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class WriterGone:
-    """The writer has ended; its status is the reaper's to tell."""
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overflow:
-    """`append` took nothing: too much is waiting, or a snapshot is wanted first."""
-
-    refused_total: int
-
-
-JournalEvent = Opened | Reopened | Durable | CompactionDone | Failed | WriterGone
 
 
 @dataclass(frozen=True, slots=True)

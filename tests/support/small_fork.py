@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 _MAX_DESCRIPTOR = 20_000
 
@@ -64,7 +65,7 @@ class SmallForks:
             self._statuses[child.pid] = os.waitstatus_to_exitcode(status)
         return self._statuses[child.pid]
 
-    def __enter__(self) -> "SmallForks":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
