@@ -130,13 +130,9 @@ def recover(
 
 
 def _finished(record: CommandFinished) -> Finished:
+    outcome, detail = record.outcome, record.detail
     return Finished(
-        record.command_id,
-        record.kind,
-        record.outcome,
-        record.detail,
-        record.incarnation,
-        acknowledged=record.local,
+        record.command_id, record.kind, outcome, detail, record.incarnation, acknowledged=record.local
     )
 
 
@@ -177,12 +173,9 @@ def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[R
     elif state.incarnation is not None and state.worker.failures:
         records.append(IncarnationEnded(state.incarnation, "compacted", "", state.worker.failures))
     records.extend(living)
-    records.extend(
-        CommandFinished(
-            one.command_id, one.kind, one.outcome, one.detail, one.incarnation, local=one.acknowledged
-        )
-        for one in state.ledger.finished
-    )
+    for one in state.ledger.finished:
+        kind, outcome, detail, local = one.kind, one.outcome, one.detail, one.acknowledged
+        records += [CommandFinished(one.command_id, kind, outcome, detail, one.incarnation, local=local)]
     for entry in state.ledger.pending:
-        records.append(CommandAccepted(replace(entry.command, target=entry.target)))
+        records += [CommandAccepted(replace(entry.command, target=entry.target))]
     return records

@@ -28,6 +28,7 @@ from nanny.core.config import NUMBERS_PER_BLOCK, RESERVE_AHEAD
 from nanny.core.events import CommandKind
 from nanny.core.records import (
     Desired,
+    EpochMinted,
     IncarnationEnded,
     IncarnationFenced,
     IncarnationReady,
@@ -71,6 +72,8 @@ def reserve_numbers(draft: Draft) -> None:
         return
     until = max(state.next_number - 1, state.reserving_until) + NUMBERS_PER_BLOCK
     draft.change(reserving_until=until)
+    if until == NUMBERS_PER_BLOCK:
+        draft.record(EpochMinted(state.epoch))
     draft.record(NumbersReserved(until))
     draft.act(ConfirmNumbers(until))
 
