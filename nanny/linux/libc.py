@@ -6,6 +6,7 @@ for it. The nanny calls `prctl` during start-up, so later calls find ctypes in m
 Knows nothing of what the calls mean.
 """
 
+import os
 from typing import Any
 
 _loaded: Any = None
@@ -27,5 +28,5 @@ def call(function: str, *args: int) -> int:
     if outcome == -1:
         code = ctypes.get_errno()
         # OSError picks the subclass (ProcessLookupError...) from the errno.
-        raise OSError(code, f"{function}{args}")
+        raise OSError(code, f"{function}: {os.strerror(code)}")
     return outcome
