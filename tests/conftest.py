@@ -1,6 +1,7 @@
 """Fixtures for every test. Opt in to `leaves_nothing_behind` wherever processes, sockets or threads are made."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -16,15 +17,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     """
     before = belongings()
     yield
+    with suppress(AssertionError):
+        wait_until(lambda: not belongings().minus(before), 2.0, "the test's leftovers to go")
     left = belongings().minus(before)
-
-    def nothing_left() -> bool:
-        nonlocal left
-        left = belongings().minus(before)
-        return not left
-
-    if left:
-        try:
-            wait_until(nothing_left, 2.0, "the test's leftovers to go")
-        except AssertionError:
-            pytest.fail(f"the test left behind: {left}")
+    assert not left, f"the test left behind: {left}"
