@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -54,12 +54,13 @@ class LogPipe:
     """
 
     def __init__(
-        self, fork_helper: Callable[[Callable[[], None], Sequence[int]], Any], files: LogFiles | None = None
+        self, fork_helper: Callable[[Callable[[], None], Collection[int]], Any], files: LogFiles | None = None
     ) -> None:
         self._fork_helper = fork_helper
         self._files = files
         self._socket: socket.socket | None = None
         self._forked: Any = None
+        self._pidfd = -1
         self._unsaid = 0
         self.dropped_total = 0
         """Lines that nobody will see."""
@@ -68,17 +69,18 @@ class LogPipe:
         """Fork the writer; the former one, if any, is left behind with SIGKILL.
 
         Raises:
-            OSError: no process or no socket to be had; lines are dropped until a start succeeds.
+            OSError, HostError: no process or no descriptor to be had; until then lines are dropped.
         """
         if self._socket is not None:
-            self.close()
             with suppress(OSError):
-                signal.pidfd_send_signal(self._forked.pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
             ours.setblocking(False)
             self._forked = self._fork_helper(lambda: write_log(theirs, self._files), (theirs.fileno(),))
+            self._pidfd = os.dup(self._forked.pidfd)
         except BaseException:
             ours.close()
             raise
@@ -132,6 +134,8 @@ class LogPipe:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def _sent(self, source: Source, line: bytes) -> bool:
         if self._socket is None:

@@ -14,10 +14,8 @@ import os
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
 from nanny.journal.events import (
@@ -38,16 +36,14 @@ from nanny.journal.packets import (
     DurableUpTo,
     Failure,
     OpenedFile,
+    PieceReceived,
     ReplayPiece,
     decode,
-    encode,
-    pieces,
 )
-from nanny.journal.records_file import Record, parse_lines, render_body, render_line
+from nanny.journal.records_file import Record, parse_lines, render_body
+from nanny.journal.unacked import Unacked
 from nanny.journal.writer import Assignment, write_journal
 
-MAX_UNACKED_RECORDS = 4_096
-MAX_UNACKED_BYTES = 4 << 20
 _SOCKET_BUFFER_BYTES = 1 << 20
 _PACKETS_A_TURN = 64
 
@@ -61,7 +57,7 @@ class Forked(Protocol):
 
     @property
     def pidfd(self) -> int:
-        """Its pidfd; the client neither closes nor waits for it."""
+        """Its pidfd, the caller's to close and to wait for: the client works with a duplicate."""
 
 
 class ForkHelper(Protocol):
@@ -69,17 +65,6 @@ class ForkHelper(Protocol):
 
     def __call__(self, function: Callable[[], None], keep_descriptors: Collection[int]) -> Forked:
         """Run `function` in a child that keeps only these descriptors."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A record by its ticket, or a snapshot standing for all up to it."""
-
-    ticket: int
-    at: float
-    body: bytes
-    snapshot: tuple[bytes, ...] | None = None
-    refused_before: int = 0
 
 
 class JournalClient:
@@ -109,18 +94,14 @@ class JournalClient:
         self._life = f"{boot[:8]}-{os.getpid()}-{time.monotonic_ns()}"
         self._socket: socket.socket | None = None
         self._writer: Forked | None = None
-        self._sent: deque[_Waiting] = deque()
-        self._unsent: deque[_Waiting] = deque()
-        self._outbox: deque[bytes] = deque()
-        self._unacked_bytes = 0
-        self._last_ticket = 0
+        self._writer_pidfd = -1
+        self._unacked = Unacked()
         self._durable_ticket = 0
         self._first_n: int | None = None
         self._known_generation: int | None = None
         self._replayed: list[Record] = []
         self._is_open = False
         self._is_settled = False
-        self._started_at = 0.0
         self._heard_at = 0.0
         self._failing: Failed | None = None
         self._refused_total = 0
@@ -129,10 +110,10 @@ class JournalClient:
     # The writer's life
 
     def start(self, now: float) -> None:
-        """Fork the first writer.
+        """Fork a writer where there is none.
 
         Raises:
-            OSError: no process or no socket to be had; try again later.
+            OSError, HostError: no process or no descriptor to be had; try again later.
         """
         assert self._socket is None, "close or restart it"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -150,6 +131,7 @@ class JournalClient:
             )
 
             self._writer = self._fork_helper(lambda: write_journal(assignment, theirs), (theirs.fileno(),))
+            self._writer_pidfd = os.dup(self._writer.pidfd)
         except BaseException:
             ours.close()
             raise
@@ -158,35 +140,32 @@ class JournalClient:
         self._socket = ours
         self._replayed = []
         self._is_open = self._is_settled = False
-        self._started_at = self._heard_at = now
-        self._unsent = self._sent + self._unsent
-        self._sent = deque()
-        self._outbox = deque()
+        self._heard_at = now
+        self._unacked.hand_out_again()
 
     def restart(self, now: float) -> None:
         """Leave the present writer behind, killed if it can be killed, and fork another one.
 
         Raises:
-            OSError: as `start`; the old writer is left all the same.
+            OSError, HostError: as `start`; the old writer is left all the same.
         """
         self.abandon()
         self.start(now)
 
     def abandon(self) -> None:
         """Close the connection and send SIGKILL: one in D state dies when its disk answers."""
-        if self._socket is None:
-            return
-        self._socket.close()
-        self._socket = None
-        assert self._writer is not None
-        with suppress(OSError):
-            signal.pidfd_send_signal(self._writer.pidfd, signal.SIGKILL)
+        if self._socket is not None:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._writer_pidfd, signal.SIGKILL)
+            self.close()
 
     def close(self) -> None:
         """Let the writer write what it was sent, and end."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            os.close(self._writer_pidfd)
+            self._writer_pidfd = -1
 
     def fileno(self) -> int:
         """The descriptor to watch for reading; -1 without a writer. Changes with each `restart`."""
@@ -206,21 +185,13 @@ class JournalClient:
             TypeError, ValueError: a record that cannot be written (records_file.render_body).
         """
         bodies = self._bodies(records)
-        size = sum(map(len, bodies))
-        if (
-            self._wants_snapshot
-            or len(self._sent) + len(self._unsent) + len(bodies) > MAX_UNACKED_RECORDS
-            or self._unacked_bytes + size > MAX_UNACKED_BYTES
-        ):
+        if self._wants_snapshot or not self._unacked.has_room(bodies):
             self._wants_snapshot = True
             self._refused_total += len(bodies)
             return Overflow(self._refused_total)
-        for body in bodies:
-            self._last_ticket += 1
-            self._unsent.append(_Waiting(self._last_ticket, now, body))
-        self._unacked_bytes += size
+        self._unacked.add(bodies, now)
         self._flush()
-        return self._last_ticket
+        return self._unacked.last_ticket
 
     def compact(self, records: Sequence[Mapping[str, Any]], now: float) -> None:
         """Replace the journal by these records, which stand for all that was appended so far.
@@ -230,10 +201,7 @@ class JournalClient:
         Raises:
             TypeError, ValueError: as `append`.
         """
-        snapshot = tuple(self._bodies(records))
-        waiting = [item for item in self._unsent if item.snapshot is None]
-        self._unsent = deque(waiting)
-        self._unsent.append(_Waiting(self._last_ticket, now, b"", snapshot, self._refused_total))
+        self._unacked.add_snapshot(tuple(self._bodies(records)), self._refused_total, now)
         self._flush()
 
     def _bodies(self, records: Sequence[Mapping[str, Any]]) -> list[bytes]:
@@ -255,8 +223,7 @@ class JournalClient:
             except ConnectionResetError:
                 continue
             if not content:
-                self._socket.close()
-                self._socket = None
+                self.close()
                 assert self._writer is not None
                 events.append(WriterGone(self._writer.pid))
                 break
@@ -281,15 +248,14 @@ class JournalClient:
                 assert self._first_n is not None
                 ticket = base - self._first_n
                 self._acknowledge(ticket)
-                done = self._sent.popleft()
-                assert (done.snapshot is not None, done.ticket) == (True, ticket), (
-                    "the writer keeps the order"
-                )
+                done = self._unacked.take_snapshot(ticket)
                 self._wants_snapshot = self._wants_snapshot and done.refused_before != self._refused_total
                 events.append(CompactionDone(file_bytes))
                 events.append(Durable(self._durable_ticket, file_bytes))
             case Failure() as failure:
                 self._on_failure(failure, events)
+            case PieceReceived():
+                pass  # on_readable sends what waits
             case Append() | CompactPiece() as packet:
                 raise TypeError(f"not for the nanny: {packet}")
             case never:
@@ -320,9 +286,7 @@ class JournalClient:
     def _on_failure(self, failure: Failure, events: list[JournalEvent]) -> None:
         failed = Failed(failure.operation, failure.errno, failure.message)
         if failure.operation == "compact":
-            while self._sent[0].snapshot is None:
-                self._drop_head()
-            self._sent.popleft()
+            self._unacked.take_snapshot()
         elif failure.operation == "gap":
             self._wants_snapshot = True
         if failure.operation in ("open", "append"):
@@ -333,58 +297,26 @@ class JournalClient:
 
     def _acknowledge(self, ticket: int) -> None:
         self._durable_ticket = max(self._durable_ticket, ticket)
-        while self._sent and self._sent[0].snapshot is None and self._sent[0].ticket <= ticket:
-            self._drop_head()
-
-    def _drop_head(self) -> None:
-        self._unacked_bytes -= len(self._sent.popleft().body)
+        self._unacked.acknowledge(ticket)
 
     def _flush(self) -> None:
         """Send what the socket takes; the rest goes when the writer has answered."""
-        if self._socket is None or not self._is_open:
+        if self._socket is None or not self._is_open or self._first_n is None:
             return
-        while self._outbox or self._unsent:
-            if not self._outbox:
-                self._fill_outbox()
+        while (packet := self._unacked.next_packet(self._first_n)) is not None:
             try:
-                self._socket.send(self._outbox[0], socket.MSG_NOSIGNAL)
+                self._socket.send(packet, socket.MSG_NOSIGNAL)
             except OSError:
                 # EAGAIN: full, and an answer is due. EPIPE: on_readable will say that the writer is gone.
                 return
-            self._outbox.popleft()
-
-    def _fill_outbox(self) -> None:
-        assert self._first_n is not None
-        head = self._unsent[0]
-        if head.snapshot is not None:
-            base = self._first_n + head.ticket
-            runs = list(pieces([render_line(base, body) for body in head.snapshot])) or [[]]
-            for number, run in enumerate(runs, 1):
-                self._outbox.append(encode(CompactPiece(base, number == len(runs), b"".join(run))))
-            self._sent.append(self._unsent.popleft())
-            return
-        lines: list[bytes] = []
-        size = 0
-        first_n = self._first_n + head.ticket
-        while self._unsent and self._unsent[0].snapshot is None:
-            line = render_line(first_n + len(lines), self._unsent[0].body)
-            size += len(line)
-            if lines and size > PACKET_BYTES - 64:
-                break
-            lines.append(line)
-            self._sent.append(self._unsent.popleft())
-        self._outbox.append(encode(Append(first_n, first_n + len(lines) - 1, b"".join(lines))))
+            self._unacked.packet_sent()
 
     # Looking
 
     @property
     def oldest_unacked_at(self) -> float | None:
         """When the oldest record still waiting was appended; None: all are durable."""
-        for queue in (self._sent, self._unsent):
-            for item in queue:
-                if item.snapshot is None:
-                    return item.at
-        return None
+        return self._unacked.oldest_at
 
     @property
     def durable_ticket(self) -> int:
@@ -415,7 +347,8 @@ class JournalClient:
             return False
         if not self._is_settled:
             return True
-        return bool(self._sent) and now - self._sent[0].at > timeout_s
+        sent_at = self._unacked.oldest_sent_at
+        return sent_at is not None and now - sent_at > timeout_s
 
 
 def _utc_now() -> str:

@@ -64,6 +64,11 @@ class DurableUpTo:
 
 
 @dataclass(frozen=True, slots=True)
+class PieceReceived:
+    """There is room for more of the snapshot: without it, one larger than the socket's buffer would stick."""
+
+
+@dataclass(frozen=True, slots=True)
 class Compacted:
     """The snapshot for `base` is the journal now."""
 
@@ -80,7 +85,7 @@ class Failure:
     message: str
 
 
-Packet = Append | CompactPiece | ReplayPiece | OpenedFile | DurableUpTo | Compacted | Failure
+Packet = Append | CompactPiece | ReplayPiece | OpenedFile | DurableUpTo | PieceReceived | Compacted | Failure
 
 
 def encode(packet: Packet) -> bytes:
@@ -105,6 +110,8 @@ def encode(packet: Packet) -> bytes:
             )
         case DurableUpTo(n, file_bytes):
             return _NUMBERS.pack(b"D", n, file_bytes)
+        case PieceReceived():
+            return b"P"
         case Compacted(base, file_bytes):
             return _NUMBERS.pack(b"K", base, file_bytes)
         case Failure(operation, errno, message):
@@ -124,6 +131,8 @@ def decode(content: bytes) -> Packet:
         return OpenedFile(**json.loads(rest))
     if kind == b"F":
         return Failure(**json.loads(rest))
+    if kind == b"P":
+        return PieceReceived()
     if kind not in b"ACDK" or len(content) < _NUMBERS.size:
         raise ValueError(f"no packet of the journal: {content[:40]!r}")
     _, first, second = _NUMBERS.unpack_from(content)

@@ -32,6 +32,7 @@ from nanny.journal.packets import (
     Failure,
     OpenedFile,
     Packet,
+    PieceReceived,
     ReplayPiece,
     decode,
     encode,
@@ -233,6 +234,8 @@ class JournalWriter:
                 if is_last:
                     self._queue.append(self._snapshot)
                     self._snapshot = []
+                else:
+                    self._send(PieceReceived())
             case _:
                 raise TypeError(f"not for the writer: {packet}")
 

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -35,7 +35,7 @@ class SmallForks:
         self.children: list[SmallForked] = []
         self._statuses: dict[int, int] = {}
 
-    def __call__(self, function: Callable[[], None], keep_descriptors: Sequence[int]) -> SmallForked:
+    def __call__(self, function: Callable[[], None], keep_descriptors: Collection[int]) -> SmallForked:
         """Run `function` in a child that keeps stdio and `keep_descriptors`."""
         pid = os.fork()
         if pid == 0:
