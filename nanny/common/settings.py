@@ -11,7 +11,6 @@ argparse, shlex and difflib.
 
 from __future__ import annotations
 
-import functools
 import math
 import types
 from dataclasses import MISSING, dataclass, field, fields
@@ -223,7 +222,6 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-@functools.cache
 def settings_of(cls: type[DataclassInstance]) -> tuple[Setting, ...]:
     """The settings that a configuration class declares, in its order.
 

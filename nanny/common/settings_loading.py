@@ -152,10 +152,11 @@ class _Gathering:
         for name, text in sorted(environ.items()):
             if not name.startswith(f"{self.prefix}_") or name in foreign:
                 continue
-            if _is_kubernetes_service_link(name, text):
-                passed_over.append(name)
-            elif name in keys:
+            link = _is_kubernetes_service_link(name, text)
+            if name in keys and not (link and self.known[keys[name]].kind == "int" and not text.isdecimal()):
                 self._take(keys[name], text, from_text, Origin("environment", name))
+            elif link:
+                passed_over.append(name)
             else:
                 self._unknown(name, text, "variable", keys, Origin("environment", name))
         return tuple(passed_over)
