@@ -1,9 +1,9 @@
 """The wire contract: one frozen dataclass for each message between link, worker and server.
 
-Each class says who sends it to whom and when; each field its unit and, through its rule, its limits. Instants
-never cross the wire: ages and remaining times do, so that no one's wall clock decides. `to_wire` and `from_wire`
-give and take plain data (`{"t": name, "b": body}`), fit for msgpack towards the server and for JSON on the
-control socket.
+Each class says who sends it to whom and when; each field its unit and, through its rule, its limits.
+Instants never cross the wire: ages and remaining times do, so that no one's wall clock decides. `to_wire`
+and `from_wire` give and take plain data (`{"t": name, "b": body}`), fit for msgpack towards the server and
+for JSON on the control socket.
 
 Growing the contract within a version: new fields are optional, new words only where the rule is a `token`.
 Anything else is a new version. Knows nothing of frames, sequence numbers, connections, time or msgpack.

@@ -1,9 +1,9 @@
 """Rules for the fields of messages: how a value becomes plain data for the wire, and back, checked.
 
 A field of a message declares its rule in its metadata, so that type, unit, limit and documentation stand in
-one place. Decoding is strict in types, ranges and lengths, ignores fields it does not know (a newer peer's) and
-refuses to be without those it needs. Encoding applies the same rules, so that we never send what a peer must
-refuse; only text meant for people is clipped instead, because an over-long reason must not silence a report.
+one place. Decoding is strict in types, ranges and lengths, ignores fields it does not know (a newer peer's)
+and refuses to be without those it needs. Encoding applies the same rules, so that we never send what a peer
+must refuse; only text meant for people is clipped, because an over-long reason must not silence a report.
 
 Knows nothing of message types, frames, msgpack, or JSON.
 """
