@@ -153,7 +153,7 @@ class _Gathering:
             if not name.startswith(f"{self.prefix}_") or name in foreign:
                 continue
             link = _is_kubernetes_service_link(name, text)
-            if name in keys and not (link and self.known[keys[name]].kind == "int" and not text.isdecimal()):
+            if name in keys and not (self.known[keys[name]].kind == "int" and _is_kubernetes_address(text)):
                 self._take(keys[name], text, from_text, Origin("environment", name))
             elif link:
                 passed_over.append(name)
@@ -359,6 +359,10 @@ def _is_kubernetes_service_link(name: str, text: str) -> bool:
 
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
     """
-    linked = text.startswith(("tcp://", "udp://", "sctp://")) and "_PORT" in name
+    linked = _is_kubernetes_address(text) and "_PORT" in name
     part_of_link = any(f"_{protocol}_" in name and "_PORT_" in name for protocol in ("TCP", "UDP", "SCTP"))
     return linked or part_of_link or name.endswith("_SERVICE_HOST") or "_SERVICE_PORT" in name
+
+
+def _is_kubernetes_address(text: str) -> bool:
+    return text.startswith(("tcp://", "udp://", "sctp://"))

@@ -186,6 +186,7 @@ def test_a_bucket_gives_its_burst_then_its_rate() -> None:
 def test_a_clock_set_back_does_not_close_a_bucket_for_ever() -> None:
     bucket, _ = RateLimit(rate_per_s=1, burst=1).take(10**9)
     bucket, at_once = bucket.take(0.0)
+    assert bucket.tokens == 0
     bucket, later = bucket.take(1.0)
 
     assert (at_once, later) == (False, True)

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanny.common.settings import ConfigError, Origin
+from nanny.common.settings import ConfigError, Origin, setting
 from nanny.common.settings_loading import Loaded, key_lines, load
 from tests.support.settings import ExampleConfig, check_example
 
@@ -277,6 +278,22 @@ def test_kubernetes_links_to_a_service_of_our_name_are_passed_over() -> None:
     }
 
     assert sorted(load_example(environ=links).passed_over) == sorted(links)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithPorts:
+    port: int = setting(1, help="A key that Kubernetes may happen to use, too.")
+    backend_service_port: int = setting(1, help="A key that looks as if Kubernetes had set it.")
+
+
+def test_a_key_of_ours_is_ours_unless_only_kubernetes_can_have_written_its_value() -> None:
+    loaded = load(
+        WithPorts, prefix="SERVER", environ={"SERVER_PORT": "8080", "SERVER_BACKEND_SERVICE_PORT": "2"}
+    )
+    linked = load(WithPorts, prefix="SERVER", environ={"SERVER_PORT": "tcp://10.0.0.1:80"})
+
+    assert loaded.config == WithPorts(port=8080, backend_service_port=2)
+    assert (linked.config, linked.passed_over) == (WithPorts(), ("SERVER_PORT",))
 
 
 @pytest.mark.parametrize(
