@@ -18,6 +18,8 @@ from nanny.errors import HostError
 
 _DEGRADED = "the worker's output cannot be captured"
 _PAGE_BYTES = 4096
+# fcntl silently takes a greater number modulo 2**32, and would shrink the pipe to a page.
+_GREATEST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def _refuse_other(path: str, status: os.stat_result) -> None:
 def _grow(fd: int, wanted_bytes: int) -> int:
     """Enlarge the pipe as far as the kernel lets us; give its capacity."""
     granted = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    wanted_bytes = min(wanted_bytes, _GREATEST_BYTES)
     while wanted_bytes > max(granted, _PAGE_BYTES):
         try:
             return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, wanted_bytes)

@@ -121,6 +121,17 @@ def test_a_removed_cgroup_reads_as_an_empty_one(cgroup: SubCgroup) -> None:
 
 
 @pytest.mark.root
+def test_a_forked_child_moves_itself_by_pid_zero(leaves_nothing_behind: None, cgroup: SubCgroup) -> None:
+    code = (
+        "import sys; from nanny.linux.cgroup import SubCgroup; SubCgroup(sys.argv[1]).adopt(0);"
+        "print('moved', flush=True); sys.stdin.read()"
+    )
+    with spawn_python(code, argv=(cgroup.path,)) as child:
+        assert child.read_line() == "moved"
+        assert cgroup.pids() == (child.pid,)
+
+
+@pytest.mark.root
 def test_adopting_a_dead_process_says_so(cgroup: SubCgroup) -> None:
     with spawn_python("pass") as child:
         child.wait_for_exit()
@@ -190,7 +201,7 @@ def _host(tmp_path: Path, own: str, mounts: str) -> str:
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text(own)
     (tmp_path / "proc" / "self" / "mountinfo").write_text(mounts.replace("{at}", f"{tmp_path}/at"))
-    for directory in ("at", "at/system.slice/nanny.service", "at/inner", "at space"):
+    for directory in ("at", "at/system.slice/nanny.service", "at/inner", "at space", "outside"):
         (tmp_path / directory).mkdir(parents=True, exist_ok=True)
         (tmp_path / directory / "cgroup.controllers").write_text("")
     return str(tmp_path / "proc")

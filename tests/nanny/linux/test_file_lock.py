@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nanny.errors import HostError
-from nanny.linux.file_lock import AlreadyLocked, acquire
+from nanny.linux import file_lock
+from nanny.linux.file_lock import AlreadyLocked, acquire, resume
 from tests.support.processes import spawn_python
 
 HOLDER = (
@@ -139,3 +140,29 @@ def test_a_file_that_was_replaced_is_locked_anew(leaves_nothing_behind: None, tm
         lock = acquire(str(path))
         assert os.fstat(lock.fileno()).st_ino == path.stat().st_ino
         lock.release()
+
+
+def test_a_file_that_is_replaced_while_it_is_being_locked_is_locked_anew(
+    leaves_nothing_behind: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    real = file_lock._lock
+    replacements = iter([True, True, False])
+
+    def lock_and_replace(fd: int) -> int | None:
+        if next(replacements):
+            path.unlink()
+        return real(fd)
+
+    monkeypatch.setattr(file_lock, "_lock", lock_and_replace)
+    lock = acquire(str(path))
+    assert os.fstat(lock.fileno()).st_ino == path.stat().st_ino
+    lock.release()
+
+
+def test_resuming_by_a_descriptor_of_another_file_is_refused(
+    leaves_nothing_behind: None, tmp_path: Path
+) -> None:
+    (tmp_path / "lock").touch()
+    with (tmp_path / "other").open("w") as other, pytest.raises(HostError, match="another file"):
+        resume(str(tmp_path / "lock"), other.fileno())
