@@ -160,16 +160,18 @@ def write_log(connection: socket.socket, files: LogFiles | None) -> None:
     sinks = {source: [_Sink(_Stream(stream))] for source, stream in _STREAMS.items()}
     if files is not None:
         for source, name in _FILE_NAMES.items():
-            sinks[source].append(_Sink(_RotatedFile(files, name)))
+            # First, so that a stuck stream finds the line on disk already.
+            sinks[source].insert(0, _Sink(_RotatedFile(files, name)))
     while True:
         content = connection.recv(MAX_LINE_BYTES + 64)
         if not content:
             return
-        mine = sinks[Source(content[:1])]
-        troubles = [sink.write(content[1:] + b"\n") for sink in mine]
-        for trouble in filter(None, troubles):
-            for sink in sinks[Source.NANNY]:
-                sink.write(trouble)
+        for sink in sinks[Source(content[:1])]:
+            trouble = sink.write(content[1:] + b"\n")
+            if trouble is not None:
+                for other in sinks[Source.NANNY]:
+                    if other is not sink:
+                        other.write(trouble)
 
 
 class _Sink:

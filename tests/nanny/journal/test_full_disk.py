@@ -46,12 +46,18 @@ def remount(disk: str, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
 
 
+def while_there_is_room(descriptor: int) -> None:
+    while True:
+        os.write(descriptor, bytes(4096))
+
+
 def fill(disk: str) -> str:
     """Take all the space there is."""
     path = os.path.join(disk, "somebody-elses-logs")
-    with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with pytest.raises(OSError, match="No space left"):
+        while_there_is_room(descriptor)
+    os.close(descriptor)
     return path
 
 
