@@ -1,11 +1,12 @@
 """GPU readings, one device's trouble never hiding the others.
 
-All healthy devices are read by one disposable child; a device in which a child hung or crashed becomes a suspect
-and is asked alone, in a child of its own, until it answers again. Unknown is a value. A node without library,
-driver or device gives None: no columns, no errors.
+All healthy devices are read by one disposable child; a device in which a child hung or crashed becomes a
+suspect and is asked alone, in a child of its own, until it answers again. Unknown is a value. A node
+without library, driver or device gives None: no columns, no errors.
 
-Doesn't know what an overrun means for the node: that is `agent.core.conditions`. Numbers: a driver's own wait for
-its firmware is 45 s, so the first call after a start gets that long, and a late child is left alone for as long.
+Doesn't know what an overrun means for the node: that is `agent.core.conditions`. Numbers: a driver's own
+wait for its firmware is 45 s, so the first call after a start gets that long, and a late child is left
+alone for as long.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from agent.telemetry.probe_pool import ProbePool
 _HARD_DEADLINE_S = 45.0
 _INVENTORY_KEY = "gpu-inventory"
 _BATCH_KEY = "gpu-sample"
+
+_Overran = dict[str, UnknownReason]
 
 
 class GpuSampler:
@@ -62,11 +65,12 @@ class GpuSampler:
     async def sample(self) -> dict[str, Any] | None:
         """Gives readings of all devices ever seen, or None where there never was one.
 
-        `status` is `ok` or `unknown` (then `reason`, `detail`). Each of `devices` has `uuid`, `state` and what
-        could be read; `overran` lists the keys (`gpu-inventory`, `gpu-sample`, `gpu:<uuid>`) whose child passed
-        its deadline in this round or whose children are too many to start another.
+        `status` is `ok` or `unknown` (then `reason`, `detail`). Each of `devices` has `uuid`, `state` and
+        what could be read; `overran` lists the keys (`gpu-inventory`, `gpu-sample`, `gpu:<uuid>`) whose
+        child passed its deadline in this round or whose children are too many to start another; `capped` says
+        whether that second case is among them.
         """
-        overran: list[str] = []
+        overran: _Overran = {}
         trouble = await self._enumerate(overran) if self._is_inventory_due() else None
         if trouble is None:
             if not self._identities and not self._nameless:
@@ -79,14 +83,16 @@ class GpuSampler:
             readings = {}
         unread = {"state": "unknown"} | ({} if trouble is None else {"error": trouble.reason.value})
         devices = [identity | readings.get(identity["uuid"], unread) for identity in self._known()]
-        found = {
+        verdict: dict[str, Any] = {"status": "ok"}
+        if trouble is not None:
+            verdict = {"status": "unknown", "reason": trouble.reason.value, "detail": trouble.detail}
+        devices += self._nameless
+        return verdict | {
             "driver_version": self._driver_version,
-            "devices": devices + self._nameless,
-            "overran": overran,
+            "devices": devices,
+            "overran": list(overran),
+            "capped": UnknownReason.STUCK_CAP in overran.values(),
         }
-        if trouble is None:
-            return {"status": "ok"} | found
-        return {"status": "unknown", "reason": trouble.reason.value, "detail": trouble.detail} | found
 
     def _known(self) -> list[dict[str, Any]]:
         return list(self._identities.values())[:DEVICE_LIMIT]
@@ -98,7 +104,7 @@ class GpuSampler:
             return True
         return self._clock() - self._inventory_at >= self._inventory_interval_s
 
-    async def _enumerate(self, overran: list[str]) -> ProbeUnknown | None:
+    async def _enumerate(self, overran: _Overran) -> ProbeUnknown | None:
         """Learns what is there; gives trouble only when NVML as a whole has it."""
         out = self._pool.census().overrun
         skip = {index for index in range(DEVICE_LIMIT) if self._key_of_index(index) in out}
@@ -135,16 +141,16 @@ class GpuSampler:
     def _key_of_index(self, index: int) -> str:
         return f"gpu:{self._uuid_of_index(index) or f'index-{index}'}"
 
-    def _blame(self, result: ProbeUnknown, key: str, asked_as: str, overran: list[str]) -> None:
+    def _blame(self, result: ProbeUnknown, key: str, asked_as: str, overran: _Overran) -> None:
         """Counts an overrun of many devices' child under the one that it hangs in."""
         self._pool.charge_to(result.probe_id, key)
         if result.reason is UnknownReason.TIMEOUT:
-            overran.remove(asked_as)
-            overran.append(key)
+            overran.pop(asked_as, None)
+            overran[key] = result.reason
 
     # --- readings ------------------------------------------------------------------------------------------
 
-    async def _read_all(self, overran: list[str]) -> tuple[dict[str, dict[str, Any]], ProbeUnknown | None]:
+    async def _read_all(self, overran: _Overran) -> tuple[dict[str, dict[str, Any]], ProbeUnknown | None]:
         readings: dict[str, dict[str, Any]] = {}
         waiting = [identity["uuid"] for identity in self._known() if identity["uuid"] not in self._suspects]
         alone = [asyncio.create_task(self._read_alone(uuid, overran)) for uuid in sorted(self._suspects)]
@@ -169,14 +175,14 @@ class GpuSampler:
                 task.cancel()
         return readings, None
 
-    async def _read_alone(self, uuid: str, overran: list[str]) -> dict[str, dict[str, Any]]:
+    async def _read_alone(self, uuid: str, overran: _Overran) -> dict[str, dict[str, Any]]:
         result = await self._ask("gpu-sample", {"uuids": [uuid]}, f"gpu:{uuid}", overran)
         if isinstance(result, ProbeValue):
             self._suspects.discard(uuid)
             return _by_uuid(result)
         return {uuid: _no_reading(result)}
 
-    async def _ask(self, probe: str, args: dict[str, Any], key: str, overran: list[str]) -> ProbeResult:
+    async def _ask(self, probe: str, args: dict[str, Any], key: str, overran: _Overran) -> ProbeResult:
         deadline_s = self._current_deadline_s()
         patience_s = max(0.0, _HARD_DEADLINE_S - deadline_s)
         result = await self._pool.run(probe, args, deadline_s, key=key, patience_s=patience_s)
@@ -187,7 +193,7 @@ class GpuSampler:
         if isinstance(result, ProbeValue):
             return result
         if result.reason in {UnknownReason.TIMEOUT, UnknownReason.STUCK_CAP}:
-            overran.append(key)
+            overran[key] = result.reason
         elif _means_absent(result):
             self._has_answered = False  # when the driver comes, its first initialisation may take long again
         return result

@@ -1,8 +1,8 @@
 """The NVML calls, made only in a disposable child: each may hang, spin, crash or fail for one device alone.
 
-Before each device an `asking` part is emitted, so that whoever waits knows in which device a child hangs. Errors
-stay with their device and field; a function that an older library lacks, or a device doesn't support, is an
-absent key. The child never calls nvmlShutdown: its exit lets go of the driver.
+Before each device an `asking` part is emitted, so that whoever waits knows in which device a child hangs.
+Errors stay with their device and field; a function that an older library lacks, or a device doesn't
+support, is an absent key. The child never calls nvmlShutdown: its exit lets go of the driver.
 
 Knows nothing of deadlines or of earlier samples. See NVIDIA's NVML API reference.
 """

@@ -57,7 +57,8 @@ class HostSampler:
     async def sample(self) -> dict[str, Any]:
         """Gives the host's part of the sample: `kernel`, `boot_id` and the sections that could be read.
 
-        `cpu` holds ratios over the time since the last call, from the second call on. See `read_host_counters`.
+        `cpu` holds ratios over the time since the last call, from the second call on. See
+        `read_host_counters`.
         """
         if self._is_proc_foreign:
             args = {"proc_root": self._proc_root, "pid": self._pid}
@@ -74,17 +75,18 @@ class HostSampler:
         return self._facts | counters
 
     async def disks(self) -> dict[str, dict[str, Any]]:
-        """Gives sizes by mount; one that doesn't answer has `unknown` with the reason, alone."""
+        """Gives `mounts`: sizes by path; one that doesn't answer has `unknown` with the reason, alone."""
         results = await asyncio.gather(
             *(
                 self._pool.run("disk-usage", {"path": mount}, self._deadline_s, key=f"disk:{mount}")
                 for mount in self._mounts
             )
         )
-        return {
+        sizes = {
             mount: {"unknown": r.reason.value, "detail": r.detail} if isinstance(r, ProbeUnknown) else r.value
             for mount, r in zip(self._mounts, results, strict=True)
         }
+        return {"mounts": sizes}
 
 
 def cpu_ratios(before: dict[str, Any] | None, after: dict[str, Any]) -> dict[str, float | int]:

@@ -1,8 +1,9 @@
 """Raw counters of the host from /proc, read in one go: what `host` turns into rates.
 
-Only files that the kernel answers from memory without a lock that another task can hold for long: stat, meminfo,
-loadavg, diskstats, net/dev, pressure, and of our own process tree stat alone. Never statvfs (a dead mount), never
-cmdline, maps or smaps of others (their mmap lock), never /sys/class/net/*/speed (rtnl). See proc(5).
+Only files that the kernel answers from memory without a lock that another task can hold for long: stat,
+meminfo, loadavg, diskstats, net/dev, pressure, and of our own process tree stat alone. Never statvfs (a
+dead mount), never cmdline, maps or smaps of others (their mmap lock), never /sys/class/net/*/speed (rtnl).
+See proc(5).
 """
 
 import os
@@ -23,8 +24,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def read_host_counters(proc_root: str = "/proc", pid: int | None = None) -> dict[str, Any]:
     """Gives what could be read, by section; a section that can't be read is absent.
 
-    Sections: `cpu` (seconds by mode, and busy/total seconds per core), `memory`, `swap` (bytes), `load`, `uptime_s`,
-    `pressure` (ratios and stall seconds), `disk_io`, `network` (totals by device), `agent` (own process tree).
+    Sections: `cpu` (seconds by mode, and busy/total seconds per core), `memory`, `swap` (bytes), `load`,
+    `uptime_s`, `pressure` (ratios and stall seconds), `disk_io`, `network` (totals by device), `agent` (own
+    process tree).
 
     Args:
         proc_root: where proc(5) is mounted.
