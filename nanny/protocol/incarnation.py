@@ -36,6 +36,6 @@ class Incarnation:
         epoch, slash, number = text.rpartition("/")
         if not slash or not 0 < len(epoch) <= _EPOCH_LIMIT or not number.isdecimal() or not number.isascii():
             raise ProtocolViolation(f"incarnation {text[:80]!r} is not of the form epoch/number")
-        if int(number[:20]) > _NUMBER_LIMIT:
+        if len(number) > len(str(_NUMBER_LIMIT)) or int(number) > _NUMBER_LIMIT:
             raise ProtocolViolation(f"incarnation number {number[:20]} is over 2**53")
         return cls(epoch, int(number))

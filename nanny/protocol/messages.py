@@ -102,13 +102,18 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+_EPOCH: Final = identifier(64)
+
+
 def _read_incarnation(value: object) -> Incarnation:
     if not isinstance(value, str):
         raise Mismatch("", f"expected an incarnation as epoch/number, got {type(value).__name__}")
     try:
-        return Incarnation.parse(value)
+        incarnation = Incarnation.parse(value)
     except ProtocolViolation as violation:
         raise Mismatch("", str(violation)) from None
+    _EPOCH.decode(incarnation.epoch)
+    return incarnation
 
 
 def _write_incarnation(value: object) -> str:
