@@ -100,6 +100,8 @@ class HeartbeatReceived:
     """A notify datagram from the worker, already parsed and attributed to its sender."""
 
     incarnation: Incarnation
+    watchdog: bool = True
+    """Whether it is a proof of life (WATCHDOG=1) and not only a STATUS= or the like."""
     ready: bool = False
     stopping: bool = False
     trigger: bool = False

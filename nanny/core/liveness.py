@@ -37,7 +37,8 @@ def beat_while_ready(draft: Draft, event: HeartbeatReceived) -> None:
     """A beat ends every silence; its ages say whether the loop or a progress point stalls."""
     state, now, timing, config = draft.state, draft.now, draft.config.worker, draft.config
     before, vitals = state.worker, state.vitals
-    worker = child.beat(before, now, timing)
+    proves_life = event.watchdog or event.ready
+    worker = child.beat(before, now, timing) if proves_life else before
     if event.extend_s > 0:
         worker = child.extend(worker, event.extend_s, now, timing)
     if event.stopping and worker.deadline is not None:
@@ -50,7 +51,7 @@ def beat_while_ready(draft: Draft, event: HeartbeatReceived) -> None:
         expect_used_s += now - (before.last_beat_at or before.since)
         stalls = False
     suspicion = vitals.suspicion
-    if suspicion is not None and (suspicion.kind is SuspicionKind.LOST or not stalls):
+    if suspicion is not None and proves_life and (suspicion.kind is SuspicionKind.LOST or not stalls):
         suspicion = None
     if suspicion is None and stalls:
         since = now - lag_s

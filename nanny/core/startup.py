@@ -59,7 +59,7 @@ class Recovered:
 
 
 def recover(
-    records: Iterable[tuple[Record, bool]],
+    records: Iterable[tuple[Record, float | None]],
     living: tuple[Living, ...],
     now: float,
     epochs: tuple[str, str],
@@ -68,7 +68,7 @@ def recover(
     """Fold the journal into a state, and adopt what lives.
 
     Args:
-        records: each with whether it was written in this boot (instants of other boots mean nothing).
+        records: each with the monotonic instant at which it was made; None in another boot.
         living: workers that still live, at most one of them not fenced.
         now: monotonic seconds.
         epochs: two fresh epochs: for a journal that has none, and the spare.
@@ -79,7 +79,7 @@ def recover(
     latest: Incarnation | None = None
     open_lives: dict[Incarnation, None] = {}
     failures = 0
-    for record, this_boot in records:
+    for record, at in records:
         match record:
             case EpochMinted(epoch):
                 state = replace(state, epoch=epoch, reserved_until=0)
@@ -92,11 +92,15 @@ def recover(
                 open_lives.pop(incarnation, None)
                 failures = count
             case DesiredSet(desired, actor, reason):
-                state = replace(state, intent=Intent(desired, actor, reason))
+                state = replace(state, intent=Intent(desired, actor, reason, at))
             case DrainSet(draining, _, _):
                 state = replace(state, draining=draining)
             case HoldSet(until, actor, reason):
-                hold = Hold(until, actor, reason) if until is not None and until > now and this_boot else None
+                hold = (
+                    Hold(until, actor, reason)
+                    if until is not None and until > now and at is not None
+                    else None
+                )
                 state = replace(state, hold=hold)
             case CommandAccepted(command):
                 entry = Pending(command, command.target or latest)
