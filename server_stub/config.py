@@ -1,0 +1,142 @@
+"""The server's settings: defaults that run on loopback with nothing configured.
+
+`check` holds what combinations must not be: thresholds that would make nodes flap, an address that lets
+strangers in. Where values come from, `nanny.common.settings_loading` knows.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from nanny.common.settings import Problem, setting
+from server_stub.log import LEVELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX: Final = "SERVER"
+SHARED_KEYS: Final = frozenset({"server_url"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """All settings of `server-stub`."""
+
+    host: str = setting(
+        "127.0.0.1", help="Address to listen on; loopback, unless insecure_bind.", section="api"
+    )
+    port: int = setting(
+        8470, help="Port to listen on; 0 takes a free one.", minimum=0, maximum=65535, section="api"
+    )
+    port_file: str | None = setting(
+        None, help="File that gets the bound port, once it is open.", section="api"
+    )
+    insecure_bind: bool = setting(
+        False,
+        help="Listen beyond loopback although nodes and clients have no credentials yet.",
+        section="api",
+    )
+
+    data_dir: str | None = setting(
+        None,
+        help="Directory of the database; by default nodenanny-server in $XDG_STATE_HOME.",
+        section="storage",
+    )
+    database: str | None = setting(
+        None,
+        help="Path of a SQLite file, or a database URL; by default server.sqlite3 in data_dir.",
+        section="storage",
+    )
+
+    probe_interval_s: float = setting(
+        15.0, help="How often each node is probed.", minimum=0.05, section="syncer"
+    )
+    probe_budget_s: float = setting(
+        10.0,
+        help="How long one check may try before the node is unreachable.",
+        minimum=0.05,
+        section="syncer",
+    )
+    probe_try_timeout_s: float = setting(
+        2.5, help="How long a single try within a check may take.", minimum=0.01, section="syncer"
+    )
+    probe_concurrency: int = setting(500, help="Checks under way at a time.", minimum=1, section="syncer")
+    offline_timeout_s: float = setting(
+        100.0, help="Without any sign for so long a node is NOT_READY.", minimum=0.1, section="syncer"
+    )
+    silence_timeout_s: float = setting(
+        30.0,
+        help="Without its link or its worker's connection for so long a node is DEGRADED.",
+        minimum=0.05,
+        section="syncer",
+    )
+
+    keepalive_interval_s: float = setting(
+        10.0,
+        help="Ping a connection after so much silence; given up after three times that.",
+        minimum=0.05,
+        maximum=3600.0,
+        section="connections",
+    )
+    report_interval_s: float = setting(
+        10.0,
+        help="How often links and workers report when nothing changes.",
+        minimum=0.05,
+        maximum=3600.0,
+        section="connections",
+    )
+    hello_timeout_s: float = setting(
+        10.0, help="How long a new connection may stay silent.", minimum=0.05, section="connections"
+    )
+    connections_limit: int = setting(
+        15000, help="Connections of links and workers at a time.", minimum=1, section="connections"
+    )
+
+    log_level: str = setting("info", help="What is logged.", choices=LEVELS, section="log")
+
+
+def check(config: ServerConfig) -> Iterator[Problem]:
+    """Give what must not be together, with the arithmetic."""
+    if config.probe_try_timeout_s > config.probe_budget_s:
+        yield Problem(
+            "probe_try_timeout_s",
+            config.probe_try_timeout_s,
+            "at most probe_budget_s: one try has to fit in the budget",
+            also=("probe_budget_s",),
+        )
+    beats = config.offline_timeout_s - config.probe_budget_s
+    if beats < 2 * config.probe_interval_s:
+        yield Problem(
+            "offline_timeout_s",
+            config.offline_timeout_s,
+            f"at least {config.probe_budget_s + 2 * config.probe_interval_s:g}, that is probe_budget_s + "
+            "2 x probe_interval_s: with fewer chances nodes would flap",
+            also=("probe_budget_s", "probe_interval_s"),
+        )
+    if config.silence_timeout_s > config.offline_timeout_s:
+        yield Problem(
+            "silence_timeout_s",
+            config.silence_timeout_s,
+            "at most offline_timeout_s: DEGRADED comes before NOT_READY",
+            also=("offline_timeout_s",),
+        )
+    if not is_loopback(config.host) and not config.insecure_bind:
+        yield Problem(
+            "host",
+            config.host,
+            "a loopback address such as 127.0.0.1 or ::1: nodes and clients have no credentials yet, so "
+            "anyone who reaches this port could restart every worker; --insecure-bind accepts that",
+            also=("insecure_bind",),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,62 @@
+"""The connections that are open now, by node and role, and how to send or end one.
+
+At most one of each role for a node: a newer one takes the older one's place. What a connection is made of,
+this file doesn't know; `links.py` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nanny.protocol.messages import Role, ServerMessage
+
+
+class Connection(Protocol):
+    """One end of an open session."""
+
+    @property
+    def session_id(self) -> str:
+        """The session that it carries."""
+        ...
+
+    def send(self, message: ServerMessage) -> bool:
+        """Queue a message; False if so much is unacknowledged already that none can be promised."""
+        ...
+
+    def close(self, code: str, reason: str, retry_after_s: float | None = None) -> None:
+        """Say why, and end the connection; the peer dials again."""
+        ...
+
+
+class OpenConnections:
+    """Which nodes can be spoken to."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Role, str], Connection] = {}
+
+    def add(self, role: Role, node_id: str, connection: Connection) -> Connection | None:
+        """Put a connection in its place; gives the older one that had it."""
+        older = self._open.get((role, node_id))
+        self._open[role, node_id] = connection
+        return older
+
+    def remove(self, role: Role, node_id: str, connection: Connection) -> bool:
+        """Take a connection out; False if a newer one has its place already."""
+        if self._open.get((role, node_id)) is not connection:
+            return False
+        del self._open[role, node_id]
+        return True
+
+    def find(self, role: Role, node_id: str) -> Connection | None:
+        """Give the open connection."""
+        return self._open.get((role, node_id))
+
+    def count(self, role: Role) -> int:
+        """Give how many of a role are open."""
+        return sum(1 for open_role, _ in self._open if open_role is role)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._open.values()))

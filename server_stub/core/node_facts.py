@@ -1,0 +1,208 @@
+"""What the server knows of a node, and what it says of it: the words that facts and verdicts are made of.
+
+Instants (`_at`) are the server's monotonic seconds: a node's clock is never among the facts. Holds no
+decisions; `connectivity` makes a `Verdict` of `NodeFacts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from nanny.protocol.incarnation import Incarnation
+
+
+@unique
+class Word(StrEnum):
+    """The one word for a node, gravest first."""
+
+    MAINTENANCE = "MAINTENANCE"
+    DRAINING = "DRAINING"
+    NOT_READY = "NOT_READY"
+    UNKNOWN = "UNKNOWN"
+    UNREACHABLE = "UNREACHABLE"
+    STALLED = "STALLED"
+    DEGRADED = "DEGRADED"
+    PENDING = "PENDING"
+    READY = "READY"
+
+
+PRECEDENCE: Final = tuple(Word)
+
+
+@unique
+class Lifecycle(StrEnum):
+    """What people want of the node."""
+
+    ACTIVE = "active"
+    STOPPED = "stopped"
+    DRAINING = "draining"
+    MAINTENANCE = "maintenance"
+
+
+@unique
+class Reachability(StrEnum):
+    """What the server can reach of the node."""
+
+    REACHABLE = "reachable"
+    UNPROVEN = "unproven"
+    """Registered, or restarted since, and not yet probed with success."""
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+    """The server could not even ask, by its own fault."""
+    OFFLINE = "offline"
+    AWAITED = "awaited"
+    """Silent, but the server has not listened for long enough: the stored word stands."""
+
+
+@unique
+class Health(StrEnum):
+    """How the worker is."""
+
+    HEALTHY = "healthy"
+    STARTING = "starting"
+    DEGRADED = "degraded"
+    STALLED = "stalled"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """Nobody has said anything yet."""
+
+
+@unique
+class ProbeClass(StrEnum):
+    """What one whole check of /healthz came to, its tries together."""
+
+    OK = "ok"
+    STALLED = "503-stalled"
+    FALLBACK = "503-fallback"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    BAD_ANSWER = "bad-answer"
+    DNS = "dns"
+    NO_ROUTE = "no-route"
+    SERVER_FAULT = "server-fault"
+    """The server could not ask: descriptors, memory, a bug of its own."""
+
+
+ANSWERED: Final = frozenset({ProbeClass.OK, ProbeClass.STALLED, ProbeClass.FALLBACK, ProbeClass.BAD_ANSWER})
+"""Classes in which something at the node's address spoke: a sign of the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFact:
+    """The newest check."""
+
+    result: ProbeClass
+    at: float
+    """When it ended."""
+    since_at: float
+    """When the first check of this unbroken run of the same class ended."""
+    status: str | None = None
+    """The word in the answer's body: starting, ok, stalled, fallback."""
+    incarnation: Incarnation | None = None
+    where: str | None = None
+    """What the answer says of where the loop stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFact:
+    """One of the node's two connections, link's or the worker's."""
+
+    is_open: bool
+    changed_at: float
+    """When it was opened or closed."""
+    heard_at: float
+    """When its last message came. Invariant: heard_at <= now."""
+
+
+@dataclass(frozen=True, slots=True)
+class NannyFact:
+    """The nanny's own view, as link last reported it."""
+
+    phase: str
+    desired_down: bool
+    desired_by: str
+    desired_reason: str
+    desired_since_at: float
+    draining: bool
+    incarnation: Incarnation | None
+    conditions: tuple[str, ...]
+    """Types of the conditions that are True, sorted."""
+    at: float
+    """When the report came."""
+    phase_since_at: float
+    """When the first report of this unbroken run of the same phase came."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """All that a verdict is made from."""
+
+    stored: Stored
+    listening_since_at: float
+    """Since when this server could have heard this node."""
+    probe: ProbeFact | None = None
+    worker: ConnectionFact | None = None
+    """None: not seen by this server's process."""
+    link: ConnectionFact | None = None
+    nanny: NannyFact | None = None
+    registered_incarnation: Incarnation | None = None
+    reborn_at: float | None = None
+    """When a registration last brought another life or address; None: not in this server's life."""
+    worker_conditions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the database says of the node."""
+
+    lifecycle: Lifecycle
+    """MAINTENANCE stays until people undo it; the others follow the nanny."""
+    unreachable: bool
+    word: Word
+    reason: str
+    detail: str
+    is_registered: bool
+    has_healthz: bool
+    has_link: bool
+    """Whether a link ever spoke for this node: only then is its silence told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an axis stands where it stands."""
+
+    code: str
+    """One CamelCase word for machines."""
+    detail: str = ""
+    """For people; holds no duration that runs."""
+    since_at: float | None = None
+    """Since when, in the server's monotonic seconds; None: since the node came to this state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a node's state should be."""
+
+    word: Word
+    reason: Reason
+    """Of the axis that decided the word."""
+    reasons: tuple[Reason, ...]
+    """Of all axes that are not at their best, gravest first."""
+    lifecycle: Lifecycle
+    reachability: Reachability
+    health: Health
+    unreachable: bool
+
+    def differs_from(self, stored: Stored) -> bool:
+        """Tell whether storing this verdict would change the node's row."""
+        return (self.word, self.reason.code, self.reason.detail, self.lifecycle, self.unreachable) != (
+            stored.word,
+            stored.reason,
+            stored.detail,
+            stored.lifecycle,
+            stored.unreachable,
+        )

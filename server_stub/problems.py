@@ -1,0 +1,96 @@
+"""Every error of the API as a problem document, and the one table of which error is which status.
+
+RFC 9457. Knows no route.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from server_stub.changes import TooManyWaiters
+from server_stub.store.commands import KeyReused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.typedefs import Handler, Middleware
+    from structlog.typing import FilteringBoundLogger
+
+    from server_stub.metrics import Metrics
+
+STATUS: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed": (400, "The request cannot be read"),
+    "forbidden": (403, "Not allowed"),
+    "no-such-node": (404, "No such node"),
+    "no-such-command": (404, "No such command"),
+    "not-connected": (409, "The node is not connected"),
+    "incarnation-unknown": (409, "The node's incarnation is not known"),
+    "idempotency-key-reused": (422, "The idempotency key belongs to another request"),
+    "invalid": (422, "The request says what cannot be"),
+    "too-many-open-commands": (429, "The node has too many unfinished commands"),
+    "too-many-waiters": (503, "Too many clients are waiting"),
+    "internal": (500, "The server failed"),
+}
+RETRY_AFTER_S: Final = 5
+
+
+class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
+    """An error for the client: its code in STATUS, and what of this occurrence helps."""
+
+    def __init__(self, code: str, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.more = more
+
+
+def render(problem: Problem) -> web.Response:
+    """Give the problem document."""
+    status, title = STATUS[problem.code]
+    body = {
+        "type": f"urn:nodenanny:problem:{problem.code}",
+        "title": title,
+        "status": status,
+        "detail": problem.detail,
+        **problem.more,
+    }
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in {429, 503} else None
+    return web.json_response(body, status=status, content_type="application/problem+json", headers=headers)
+
+
+def problems_middleware(log: FilteringBoundLogger, metrics: Metrics) -> Middleware:
+    """Turn whatever a route raises into a problem document, and count answers by status."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = render(problem)
+        except KeyReused as error:
+            response = render(Problem("idempotency-key-reused", str(error)))
+        except TooManyWaiters:
+            response = render(Problem("too-many-waiters", "ask again without wait_s, or later"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            response = render(Problem("malformed", f"the body is not JSON: {error}"))
+        except web.HTTPException as error:
+            response = _of_http(error)
+        except Exception:
+            log.exception("request failed", method=request.method, path=request.path)
+            response = render(Problem("internal", "the log of the server says more"))
+        metrics.count("http_requests_total", status=str(response.status))
+        return response
+
+    return middleware
+
+
+def _of_http(error: web.HTTPException) -> web.StreamResponse:
+    """Dress what aiohttp raises by itself (no such route, method, too large a body) likewise."""
+    if error.status < 400:
+        return error
+    body = {"type": "about:blank", "title": error.reason, "status": error.status, "detail": error.text or ""}
+    kept = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
+    return web.json_response(body, status=error.status, content_type="application/problem+json", headers=kept)

@@ -1,0 +1,225 @@
+"""Nodes, commands and events as JSON.
+
+Ages and monotonic instants become wall-clock times here, by the server's own clock, and only here.
+Telemetry is passed on as the worker gave it. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from server_stub.clock import iso
+
+if TYPE_CHECKING:
+    from nanny.protocol.messages import Condition, NannyReport, WorkerReport
+    from server_stub.arrivals import Arrivals
+    from server_stub.clock import Clock
+    from server_stub.core.node_facts import ConnectionFact, ProbeFact, Verdict
+    from server_stub.store.commands import CommandRecord
+    from server_stub.store.nodes import NodeRecord
+    from server_stub.store.tables import EventRow
+
+Json = dict[str, Any]
+
+
+class Views:
+    """Renders with one clock, read once for each document."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def node(self, record: NodeRecord, arrivals: Arrivals, verdict: Verdict, revision: int) -> Json:
+        """Give a node's line in the list: what one looks at first."""
+        nanny, worker = arrivals.nanny_report, arrivals.worker_report
+        telemetry = worker.telemetry if worker is not None else {}
+        return {
+            "id": record.id,
+            "name": record.name,
+            "revision": revision,
+            "state": record.state,
+            "state_reason": record.state_reason,
+            "state_message": record.state_message,
+            "state_since": iso(record.state_since_wall_at),
+            "lifecycle": verdict.lifecycle,
+            "reachability": verdict.reachability,
+            "health": verdict.health,
+            "unreachable": record.unreachable,
+            "reasons": [
+                {"code": reason.code, "detail": reason.detail, "since": self._instant(reason.since_at)}
+                for reason in verdict.reasons
+            ],
+            "incarnation": _newest_incarnation(record, arrivals),
+            "phase": nanny.phase if nanny is not None else None,
+            "last_restart": None if nanny is None else self._last_restart(nanny, arrivals),
+            "loop_lag_s": _loop_lag_s(nanny, worker),
+            "cpu": telemetry.get("cpu"),
+            "memory": telemetry.get("memory"),
+            "gpus": telemetry.get("gpus"),
+            "connections": {
+                "link": self._connection(arrivals.link),
+                "worker": self._connection(arrivals.worker),
+            },
+        }
+
+    def page(self, record: NodeRecord, arrivals: Arrivals, verdict: Verdict, revision: int) -> Json:
+        """Give all that is known of a node."""
+        worker = arrivals.worker_report
+        return {
+            **self.node(record, arrivals, verdict, revision),
+            "machine_id": record.machine_id,
+            "first_seen": iso(record.first_seen_wall_at),
+            "registered": None if record.registered_wall_at is None else iso(record.registered_wall_at),
+            "registered_incarnation": record.incarnation,
+            "address": record.address,
+            "healthz_port": record.healthz_port,
+            "software_version": record.software_version,
+            "labels": record.labels,
+            "capacity": record.capacity,
+            "version": record.version_id,
+            "probe": self._probe(arrivals.probe),
+            "nanny": self._nanny(arrivals),
+            "worker": None
+            if worker is None
+            else {
+                "reported": self._instant(arrivals.worker_report_at),
+                "seq": worker.seq,
+                "loop_lag_s": worker.loop_lag_s,
+                "observed_generation": worker.observed_generation,
+                "conditions": [self._condition(one, arrivals.worker_report_at) for one in worker.conditions],
+                "telemetry": worker.telemetry,
+            },
+        }
+
+    def command(self, record: CommandRecord) -> Json:
+        """Give a command with its times."""
+        return {
+            "id": record.id,
+            "node_id": record.node_id,
+            "kind": record.kind,
+            "state": record.state,
+            "is_finished": record.is_finished,
+            "detail": record.detail,
+            "reason": record.reason,
+            "actor": record.actor,
+            "target_incarnation": record.target_incarnation,
+            "incarnation_after": record.incarnation_after,
+            "parameters": record.parameters,
+            "time_to_live_s": record.time_to_live_s,
+            "created": iso(record.created_wall_at),
+            "expires": iso(record.expires_wall_at),
+            "sent": _optional_iso(record.sent_wall_at),
+            "accepted": _optional_iso(record.accepted_wall_at),
+            "finished": _optional_iso(record.finished_wall_at),
+            "took_s": None
+            if record.finished_wall_at is None
+            else round(record.finished_wall_at - record.created_wall_at, 3),
+        }
+
+    def event(self, row: EventRow) -> Json:
+        """Give an event."""
+        return {
+            "seq": row.seq,
+            "time": iso(row.wall_at),
+            "type": row.type,
+            "node_id": row.node_id,
+            "detail": row.detail,
+        }
+
+    def _instant(self, at: float | None) -> str | None:
+        if at is None:
+            return None
+        return iso(self._clock.wall() - (self._clock.monotonic() - at))
+
+    def _connection(self, connection: ConnectionFact | None) -> Json | None:
+        if connection is None:
+            return None
+        return {
+            "is_open": connection.is_open,
+            "since": self._instant(connection.changed_at),
+            "heard": self._instant(connection.heard_at),
+        }
+
+    def _probe(self, probe: ProbeFact | None) -> Json | None:
+        if probe is None:
+            return None
+        return {
+            "result": probe.result,
+            "status": probe.status,
+            "at": self._instant(probe.at),
+            "since": self._instant(probe.since_at),
+            "incarnation": None if probe.incarnation is None else str(probe.incarnation),
+            "stalled_at": probe.where,
+        }
+
+    def _nanny(self, arrivals: Arrivals) -> Json | None:
+        report, fact = arrivals.nanny_report, arrivals.nanny
+        if report is None or fact is None:
+            return None
+        return {
+            "reported": self._instant(fact.at),
+            "phase": report.phase,
+            "phase_since": self._instant(fact.phase_since_at),
+            "desired": report.desired,
+            "desired_by": report.desired_by,
+            "desired_reason": report.desired_reason,
+            "desired_since": self._instant(fact.desired_since_at),
+            "incarnation": None if report.incarnation is None else str(report.incarnation),
+            "worker_state": report.worker_state,
+            "loop_lag_s": report.loop_lag_s,
+            "beat_age_s": report.beat_age_s,
+            "restarts": report.restarts,
+            "next_step": report.next_step,
+            "next_step_at": None
+            if report.next_step_in_s is None
+            else self._instant(fact.at + report.next_step_in_s),
+            "hold_until": None
+            if report.hold_remaining_s is None
+            else self._instant(fact.at + report.hold_remaining_s),
+            "draining": report.draining,
+            "journal_degraded": report.journal_degraded,
+            "started": self._instant(fact.at - report.uptime_s),
+            "version": report.nanny_version,
+            "conditions": [self._condition(one, fact.at) for one in report.conditions],
+        }
+
+    def _condition(self, condition: Condition, reported_at: float | None) -> Json:
+        return {
+            "type": condition.type,
+            "status": condition.status,
+            "reason": condition.reason,
+            "message": condition.message,
+            "since": None if reported_at is None else self._instant(reported_at - condition.age_s),
+        }
+
+    def _last_restart(self, report: NannyReport, arrivals: Arrivals) -> Json | None:
+        last = report.last_restart
+        if last is None or arrivals.nanny is None:
+            return None
+        return {
+            "reason": last.reason,
+            "at": self._instant(arrivals.nanny.at - last.age_s),
+            "incarnation_before": _optional_text(last.incarnation_before),
+            "incarnation_after": _optional_text(last.incarnation_after),
+        }
+
+
+def _newest_incarnation(record: NodeRecord, arrivals: Arrivals) -> str | None:
+    """Give what the nanny runs now, else what registered last."""
+    if arrivals.nanny_report is not None and arrivals.nanny_report.incarnation is not None:
+        return str(arrivals.nanny_report.incarnation)
+    return record.incarnation
+
+
+def _loop_lag_s(nanny: NannyReport | None, worker: WorkerReport | None) -> float | None:
+    """Give the nanny's figure, which is there when the worker hangs, else the worker's own."""
+    if nanny is not None and nanny.loop_lag_s is not None:
+        return nanny.loop_lag_s
+    return worker.loop_lag_s if worker is not None else None
+
+
+def _optional_iso(wall_at: float | None) -> str | None:
+    return None if wall_at is None else iso(wall_at)
+
+
+def _optional_text(thing: object | None) -> str | None:
+    return None if thing is None else str(thing)
