@@ -94,6 +94,10 @@ class Commands:
                 async with asyncio.timeout(min([RETRY_S, *(at - now for at, _ in unsent if at > now)])):
                     await self._woken.wait()
 
+    def count_open(self, node_id: str) -> int:
+        """Give how many of the node's commands no nanny has confirmed."""
+        return sum(1 for _, owner in self._deadlines.values() if owner == node_id)
+
     async def submit(
         self,
         *,

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from nanny.protocol.messages import Hello, Registration
 
 
+MANY: Final = 2000
+"""Above this a statement that names them costs more than one that reads all."""
+
+
 class IdentityConflict(Exception):  # noqa: N818 (what it is, not what it does)
     """Two machines claim one node id: the message names both."""
 
@@ -96,13 +100,11 @@ class StateChange:
 async def read(session: AsyncSession, ids: Iterable[str] | None = None) -> list[NodeRecord]:
     """Give all nodes by name, or those of `ids` that exist."""
     query = select(*_COLUMNS).order_by(NodeRow.name, NodeRow.id)
-    if ids is not None:
-        wanted = list(ids)
-        if len(wanted) == 1:
-            query = query.where(NodeRow.id == wanted[0])
-        else:
-            query = query.where(NodeRow.id.in_(wanted))
-    return [NodeRecord(*row) for row in await session.execute(query)]
+    wanted = None if ids is None else set(ids)
+    if wanted is not None and len(wanted) <= MANY:
+        query = query.where(NodeRow.id.in_(wanted))
+    found = [NodeRecord(*row) for row in await session.execute(query)]
+    return found if wanted is None else [record for record in found if record.id in wanted]
 
 
 async def find(session: AsyncSession, name_or_id: str) -> NodeRecord | None:

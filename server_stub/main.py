@@ -1,0 +1,273 @@
+"""The server, wired: every object is made here, gets what it needs, and is taken down in the opposite order.
+
+Start: database, what was left undelivered, probes and syncer, the API; the port file last, when all of it
+answers. Stop: links and workers are told to come back, waiting clients get their answer, requests end,
+tasks are cancelled, the database is closed. Nothing else in the package imports this file but the command
+line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from yarl import URL
+
+from nanny.protocol.session_events import SessionConfig
+from server_stub.api import Api
+from server_stub.arrivals import ArrivalsByNode
+from server_stub.authorisation import Authorisation
+from server_stub.changes import Changes
+from server_stub.clock import SystemClock
+from server_stub.commands import Commands
+from server_stub.config import is_loopback
+from server_stub.connections import OpenConnections
+from server_stub.core.connectivity import Settings
+from server_stub.links import Links
+from server_stub.log import configure
+from server_stub.metrics import Metrics
+from server_stub.prober import Prober, ProbeSettings
+from server_stub.store.engine import Database, sqlite_url
+from server_stub.syncer import Syncer
+from server_stub.views import Views
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from server_stub.clock import Clock
+    from server_stub.config import ServerConfig
+
+KEEPALIVE_TIMEOUT_S: Final = 75.0
+"""A connection that says nothing, or begins a request and never ends its headers, is closed after this."""
+SHUTDOWN_TIMEOUT_S: Final = 3.0
+BACKLOG: Final = 1024
+
+
+class StartError(Exception):
+    """The server cannot start: the machine's fault or the operator's, said in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningServer:
+    """What is up, for whoever started it."""
+
+    url: str
+    port: int
+    database: Database
+    syncer: Syncer
+    commands: Commands
+    connections: OpenConnections
+    arrivals: ArrivalsByNode
+    changes: Changes
+    metrics: Metrics
+    failed: asyncio.Task[None]
+    """Ends only by an error: one of the server's own loops is gone."""
+
+
+def database_url(config: ServerConfig) -> str:
+    """Give the database's URL, making the directory of a default one."""
+    if config.database is not None:
+        return config.database if "://" in config.database else sqlite_url(config.database)
+    if config.data_dir is not None:
+        directory = Path(config.data_dir)
+    else:
+        state_home = os.environ.get("XDG_STATE_HOME")
+        directory = Path(state_home) if state_home else Path.home() / ".local" / "state"
+        directory /= "nodenanny-server"
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartError(f"cannot make the data directory {directory}: {error.strerror}") from error
+    return sqlite_url(str(directory / "server.sqlite3"))
+
+
+@asynccontextmanager
+async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIterator[RunningServer]:
+    """Run the server for the length of the block.
+
+    Raises:
+        StartError: the port or the database is not to be had.
+    """
+    clock = clock or SystemClock()
+    bound = (
+        {} if is_loopback(config.host) else {"insecure_bind": f"anyone who reaches {config.host} may command"}
+    )
+    log = configure(config.log_level, **bound)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        database = await _open_database(database_url(config))
+        stack.push_async_callback(database.close)
+        changes = Changes(int(clock.wall() * 1000))
+        arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
+        probe_settings = ProbeSettings(
+            budget_s=config.probe_budget_s,
+            try_timeout_s=config.probe_try_timeout_s,
+            interval_s=config.probe_interval_s,
+        )
+        prober = await stack.enter_async_context(Prober(probe_settings, clock, metrics))
+        settings = Settings(
+            offline_timeout_s=config.offline_timeout_s, silence_timeout_s=config.silence_timeout_s
+        )
+        syncer = Syncer(
+            database=database,
+            arrivals=arrivals,
+            prober=prober,
+            changes=changes,
+            clock=clock,
+            settings=settings,
+            log=log,
+            metrics=metrics,
+            concurrency=config.probe_concurrency,
+        )
+        commands = Commands(
+            database=database,
+            connections=connections,
+            changes=changes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+        )
+        await commands.load()
+        session_config = SessionConfig(
+            hello_timeout_s=config.hello_timeout_s,
+            keepalive_interval_s=config.keepalive_interval_s,
+            report_interval_s=config.report_interval_s,
+        )
+        links = Links(
+            database=database,
+            connections=connections,
+            arrivals=arrivals,
+            syncer=syncer,
+            commands=commands,
+            changes=changes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            session_config=session_config,
+            limit=config.connections_limit,
+        )
+        api = Api(
+            database=database,
+            arrivals=arrivals,
+            connections=connections,
+            syncer=syncer,
+            commands=commands,
+            links=links,
+            changes=changes,
+            views=Views(clock),
+            authorisation=Authorisation(host=config.host),
+            clock=clock,
+            log=log,
+            metrics=metrics,
+        )
+        loops = asyncio.create_task(_run_loops(syncer, commands), name="server loops")
+        stack.push_async_callback(_cancel, loops)
+        runner = web.AppRunner(
+            api.application(),
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        bound_socket = _bind(config.host, config.port)
+        await web.SockSite(runner, bound_socket, backlog=BACKLOG).start()
+        stack.push_async_callback(links.shut_down)
+        stack.callback(changes.close)
+        host, port = bound_socket.getsockname()[:2]
+        url = str(URL.build(scheme="http", host=host, port=port))
+        if config.port_file is not None:
+            _write_port_file(config.port_file, port)
+            stack.callback(Path(config.port_file).unlink, missing_ok=True)
+        log.info(
+            "server is listening", url=url, database=database.engine.url.render_as_string(), pid=os.getpid()
+        )
+        yield RunningServer(
+            url=url,
+            port=port,
+            database=database,
+            syncer=syncer,
+            commands=commands,
+            connections=connections,
+            arrivals=arrivals,
+            changes=changes,
+            metrics=metrics,
+            failed=loops,
+        )
+        log.info("server is stopping")
+
+
+async def serve(config: ServerConfig) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with running(config) as server:
+        stopped = asyncio.create_task(stop.wait(), name="stop signal")
+        try:
+            await asyncio.wait({stopped, server.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if server.failed.done():
+                server.failed.result()
+        finally:
+            await _cancel(stopped)
+
+
+async def _open_database(url: str) -> Database:
+    try:
+        return await Database.open(url)
+    except Exception as error:
+        raise StartError(f"cannot open the database {url}: {error}") from error
+
+
+async def _run_loops(syncer: Syncer, commands: Commands) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(syncer.run(), name="syncer")
+        tasks.create_task(commands.run(), name="commands")
+
+
+async def _cancel(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; --port 0 takes a free one"
+        ) from error
+    bound.setblocking(False)
+    return bound
+
+
+def _write_port_file(path: str, port: int) -> None:
+    """Write the port so that a reader sees all of it or no file."""
+    unfinished = Path(f"{path}.{os.getpid()}")
+    try:
+        unfinished.write_text(f"{port}\n")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StartError(f"cannot write the port file {path}: {error.strerror}") from error
