@@ -101,8 +101,9 @@ def parse_record(raw: bytes) -> KernelRecord | None:
 def find_incident(record: KernelRecord) -> KernelIncident | None:
     """Gives the incident that the record tells of, or None for the many that tell of none."""
     text = record.text
-    if "NVRM" in text or "nvidia" in text or "SXid" in text:
-        return _driver_incident(record)
+    is_drivers = "NVRM" in text or "nvidia" in text  # cheap before the patterns: most lines are others'
+    if is_drivers and (incident := _driver_incident(record)) is not None:
+        return incident
     if match := _HUNG.search(text):
         return KernelIncident(
             KernelIncidentKind.HUNG_TASK, record, pid=int(match["pid"]), task=match["task"].strip()

@@ -87,6 +87,7 @@ def _swap() -> dict[str, int]:
 
 
 def _disk_io() -> dict[str, dict[str, float]]:
+    (Path(psutil.PROCFS_PATH) / "diskstats").stat()  # without it psutil would look into the real /sys
     disks = psutil.disk_io_counters(perdisk=True, nowrap=False)
     kept = {name: io for name, io in disks.items() if not name.startswith(("loop", "ram"))}
     return {
