@@ -100,5 +100,5 @@ def numbers_in(path: str) -> list[int]:
     """The record numbers of a whole file."""
     with open(path, "rb") as file:
         parsed = parse(file.read())
-    assert (parsed.torn_bytes, parsed.damaged_bytes) == (0, 0), parsed.reason
+    assert (parsed.torn_bytes, parsed.damaged_bytes, parsed.duplicates) == (0, 0, 0), parsed.reason
     return [record["n"] for record in parsed.records]

@@ -1,6 +1,7 @@
 """The journal as the nanny uses it: what was acknowledged is there in the next life, once and in order."""
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -187,6 +188,26 @@ def test_the_writer_writes_what_it_was_sent_after_the_nanny_is_gone(forks: Small
     assert numbers_in(newest(os.path.dirname(path))) == list(range(1, 101))
 
 
+def test_what_was_sent_is_written_even_if_the_nanny_left_acknowledgements_unread(
+    forks: SmallForks, path: str
+) -> None:
+    """Closing a socket with unread packets in it gives the other end one ECONNRESET: unix(7)."""
+    drive = Drive(forks, path)
+    drive.start()
+    drive.append({"type": "t"})
+    wait_until(lambda: numbers_in_prefix(newest(os.path.dirname(path))) == [1], 10, "the first record")
+    wait_until(lambda: select.select([drive.client.fileno()], [], [], 0)[0], 10, "its acknowledgement")
+    drive.writer.send_signal(signal.SIGSTOP)
+    for _ in range(50):
+        drive.append({"type": "t"})
+    drive.client.close()
+
+    drive.writer.send_signal(signal.SIGCONT)
+
+    assert forks.wait_for_exit(drive.writer) == 0
+    assert numbers_in(newest(os.path.dirname(path))) == list(range(1, 52))
+
+
 def test_the_signals_that_end_the_nanny_do_not_end_its_writer(forks: SmallForks, path: str) -> None:
     drive = Drive(forks, path)
     drive.start()
@@ -276,13 +297,40 @@ def test_a_file_that_a_fenced_writer_slipped_in_is_not_taken_by_a_life_that_has_
     forks: SmallForks, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new life has read generation 1; the stale writer makes 2 before the new one could."""
-    stale = render_file(Header("e", 2, base=1, snapshot=1, replaces=1, reason="compaction"), lines_of(1, 2))
+    stale = render_file(Header("e", 2, base=2, snapshot=1, replaces=1, reason="compaction"), lines_of(2))
 
     def slip_in(step: str) -> None:
         if step == "draft-synced":
             write_file(path, stale, generation=2)
 
     write_file(path, render_file(Header("e", 1), lines_of(1)))
+    drive = Drive(forks, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(client_module, "write_journal", lambda a, s: write_journal(a, s, slip_in))
+        drive.client.start(time.monotonic())
+    drive.until(lambda event: isinstance(event, WriterGone))
+    ticket = drive.append({"type": "fresh"})
+    drive.client.start(time.monotonic())
+    drive.until_durable(ticket)
+    drive.close()
+
+    again = Drive(forks, path)
+    assert kinds(again.start()) == ["t1", "fresh"]
+    again.close()
+
+
+def test_a_record_that_a_fenced_writer_slipped_in_is_not_taken_by_a_life_that_has_begun(
+    forks: SmallForks, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new life has read one record; the stale writer appends a second before there is a new file."""
+    file = write_file(path, render_file(Header("e", 1), lines_of(1)))
+
+    def slip_in(step: str) -> None:
+        if step == "draft-synced":
+            with open(file, "ab") as stale:
+                stale.write(lines_of(2)[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+
     drive = Drive(forks, path)
     with monkeypatch.context() as patch:
         patch.setattr(client_module, "write_journal", lambda a, s: write_journal(a, s, slip_in))
@@ -343,7 +391,7 @@ def test_killed_at_any_moment_of_a_stream_nothing_is_lost_or_doubled(forks: Smal
     drive.start()
     ticket = 0
     for life in range(15):
-        for _ in range(40 * life):
+        for _ in range(30 * life):  # 3,150 in all, should no writer live long enough to acknowledge one
             ticket = drive.append({"type": "t", "i": ticket})
         drive.writer.send_signal(signal.SIGKILL)
         drive.until(lambda event: isinstance(event, WriterGone))
@@ -433,6 +481,33 @@ def test_a_crash_at_any_step_of_a_compaction_leaves_a_readable_journal(
     }
 
 
+@pytest.mark.parametrize("compacted_anew", [False, True])
+def test_what_a_snapshot_stands_for_is_not_written_again_behind_it(
+    forks: SmallForks, path: str, compacted_anew: bool
+) -> None:
+    """The acknowledgements were never read: the next writer is sent everything again."""
+    drive = Drive(forks, path)
+    drive.start()
+    drive.append(*[{"type": "too large for one packet", "text": "x" * 60_000}] * 2)
+    drive.client.compact([{"type": "ab"}], time.monotonic())
+    ticket = drive.append({"type": "c"})
+    wait_until(
+        lambda: numbers_in_prefix(newest(os.path.dirname(path))) == [2, 3], 10, "the writer to be done"
+    )
+    assert drive.client.durable_ticket == 0
+
+    drive.client.restart(time.monotonic())
+    if compacted_anew:
+        drive.client.compact([{"type": "abc"}], time.monotonic())
+        drive.until(lambda event: isinstance(event, CompactionDone))
+    drive.until_durable(ticket)
+    drive.close()
+
+    file = newest(os.path.dirname(path))
+    assert numbers_in(file) == ([3] if compacted_anew else [2, 3])
+    assert numbers_in(path + ".1") == ([2, 3] if compacted_anew else [2])
+
+
 def test_a_snapshot_larger_than_the_sockets_buffer_arrives(forks: SmallForks, path: str) -> None:
     drive = Drive(forks, path)
     drive.start()
@@ -482,6 +557,25 @@ def test_what_is_refused_for_want_of_room_is_healed_by_a_snapshot(forks: SmallFo
     again = Drive(forks, path)
     assert kinds(again.start()) == ["whole", "after"]
     again.close()
+
+
+def test_what_was_refused_after_the_snapshot_was_taken_needs_another_one(
+    forks: SmallForks, path: str
+) -> None:
+    drive = Drive(forks, path)
+    drive.start()
+    drive.writer.send_signal(signal.SIGSTOP)
+    assert isinstance(drive.client.append([{"type": "t"}] * (MAX_UNACKED_RECORDS + 1), 0.0), Overflow)
+    drive.client.compact([{"type": "first"}], time.monotonic())
+    assert isinstance(drive.client.append([{"type": "t"}], 0.0), Overflow)
+    drive.writer.send_signal(signal.SIGCONT)
+
+    drive.until(lambda event: isinstance(event, CompactionDone))
+    assert wants_snapshot(drive)
+    drive.client.compact([{"type": "second"}], time.monotonic())
+    drive.until(lambda event: isinstance(event, CompactionDone))
+    assert not wants_snapshot(drive)
+    drive.close()
 
 
 def test_four_mebibytes_are_the_most_that_waits(forks: SmallForks, path: str) -> None:
