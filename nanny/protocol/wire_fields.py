@@ -16,7 +16,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from enum import StrEnum
 
 MAX_INTEGER: Final = 2**63 - 1
@@ -231,17 +231,16 @@ def scalar(text_limit: int = 4096) -> Rule:
     """None, a boolean, a 64-bit whole number, a finite number, or a text."""
 
     def decode(value: object) -> object:
-        match value:
-            case None | bool():
-                return value
-            case int() if type(value) is int and -MAX_INTEGER - 1 <= value <= 2 * MAX_INTEGER + 1:
-                return value
-            case float() if type(value) is float and isfinite(value):
-                return value
-            case str() if len(value) <= text_limit:
-                return str.__str__(value)
-            case _:
-                raise Mismatch("", f"expected a finite number, a boolean or text, got {_shown(value)}")
+        kind = type(value)
+        if (
+            value is None
+            or kind is bool
+            or (kind is float and isfinite(value))  # type: ignore[arg-type]
+            or (kind is int and -MAX_INTEGER - 1 <= value <= 2 * MAX_INTEGER + 1)  # type: ignore[operator]
+            or (kind is str and len(value) <= text_limit)  # type: ignore[arg-type]
+        ):
+            return value
+        raise Mismatch("", f"expected a finite number, a boolean or text, got {_shown(value)}")
 
     def encode(value: object) -> object:
         return decode(clip_text(value, text_limit) if isinstance(value, str) else value)
@@ -250,37 +249,53 @@ def scalar(text_limit: int = 4096) -> Rule:
 
 
 def tree(item_limit: int = 8192, depth_limit: int = 10, text_limit: int = 4096) -> Rule:
-    """A map of nested maps and lists over scalars, at most `item_limit` items in all."""
+    """A map of nested maps and lists over scalars, at most `item_limit` items in all. Copied when sent."""
     leaf = scalar(text_limit)
 
-    def copy(value: object, turn: Callable[[Any], Any], depth: int, left: int) -> tuple[object, int]:
-        """Return a checked copy and how many items may still come."""
-        if depth > depth_limit:
-            raise Mismatch("", f"nested deeper than {depth_limit}")
-        if left <= 0:
-            raise Mismatch("", f"more than {item_limit} items")
-        left -= 1
-        if isinstance(value, dict):
-            copied: dict[str, object] = {}
-            for key, inner in value.items():
-                if not isinstance(key, str) or len(key) > text_limit:
-                    raise Mismatch("", f"expected keys of at most {text_limit} characters, got {_shown(key)}")
-                copied[str.__str__(key)], left = copy(inner, turn, depth + 1, left)
-            return copied, left
-        if isinstance(value, (list, tuple)):
-            items: list[object] = []
-            for inner in value:
-                item, left = copy(inner, turn, depth + 1, left)
-                items.append(item)
-            return items, left
-        return turn(value), left
-
-    def root(value: object, turn: Callable[[Any], Any]) -> object:
-        if not isinstance(value, dict):
+    def decode(value: object) -> object:
+        if type(value) is not dict:
             raise Mismatch("", f"expected a map, got {_shown(value)}")
-        return copy(value, turn, 1, item_limit)[0]
+        items, level = 0, [value]
+        for _ in range(depth_limit):
+            deeper: list[Any] = []
+            for container in level:
+                items += len(container)
+                if items > item_limit:
+                    raise Mismatch("", f"more than {item_limit} items")
+                for inner in _values_of(container, text_limit):
+                    kind = type(inner)
+                    if kind is dict or kind is list:
+                        deeper.append(inner)
+                    else:
+                        leaf.decode(inner)
+            if not deeper:
+                return value
+            level = deeper
+        raise Mismatch("", f"nested deeper than {depth_limit}")
 
-    return Rule(lambda value: root(value, leaf.decode), lambda value: root(value, leaf.encode))
+    def copy(value: object, depth: int) -> object:
+        if depth > depth_limit + 1:  # too deep already; this only keeps a loop within itself from going on
+            raise Mismatch("", f"nested deeper than {depth_limit}")
+        if isinstance(value, dict):
+            return {
+                clip_text(key, text_limit) if isinstance(key, str) else key: copy(inner, depth + 1)
+                for key, inner in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [copy(inner, depth + 1) for inner in value]
+        return leaf.encode(value)
+
+    return Rule(decode, lambda value: decode(copy(value, 1)))
+
+
+def _values_of(container: Any, key_limit: int) -> Iterable[Any]:
+    if type(container) is list:
+        return container
+    for key in container:
+        if type(key) is not str or len(key) > key_limit:
+            raise Mismatch("", f"expected keys of at most {key_limit} characters, got {_shown(key)}")
+    values: Iterable[Any] = container.values()
+    return values
 
 
 def structure(shape: type[Any]) -> Rule:

@@ -223,9 +223,22 @@ def test_text_for_people_is_clipped_and_made_sound_when_sent() -> None:
 
 
 def test_text_within_telemetry_is_clipped_and_made_sound_when_sent() -> None:
-    report = WorkerReport(1, 0.0, {"mounts": ["/mnt/\udcff", "x" * 5000]}, ())
+    report = WorkerReport(
+        1, 0.0, {"mounts": ["/mnt/\udcff", "x" * 5000], "/\udcff": Role.LINK, Role.LINK: 1}, ()
+    )
 
-    assert to_wire(report)["b"]["telemetry"] == {"mounts": ["/mnt/?", "x" * 4095 + "…"]}
+    plain = to_wire(report)["b"]["telemetry"]
+
+    assert plain == {"mounts": ["/mnt/?", "x" * 4095 + "…"], "/?": "link", "link": 1}
+    assert {type(each) for each in [*plain, plain["/?"]]} == {str}
+
+
+def test_telemetry_that_contains_itself_is_an_error_of_ours() -> None:
+    telemetry: dict[str, Any] = {}
+    telemetry["again"] = telemetry
+
+    with pytest.raises(ValueError, match=r"worker-report\.telemetry: nested deeper than 10"):
+        to_wire(WorkerReport(1, 0.0, telemetry, ()))
 
 
 @given(st.text(max_size=40), st.integers(1, 20))
