@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+from contextlib import suppress
 from typing import Final
 
 from nanny.core.accept_watch import (
@@ -343,13 +344,14 @@ class FallbackResponder:
         try:
             self._discard(connection)
             connection.send(self._response, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            connection.shutdown(socket.SHUT_WR)
-            self._discard(connection)
             self.answered_total += 1
         except OSError:
             self.resets_total += 1
-        finally:
-            connection.close()
+        # A client that has read its answer may be gone by now: no error of ours nor of its.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+            self._discard(connection)
+        connection.close()
 
     def _discard(self, connection: socket.socket) -> None:
         """Throw away what was received: a socket closed with unread bytes resets its connection."""

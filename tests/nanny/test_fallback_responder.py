@@ -444,6 +444,16 @@ def test_a_client_that_is_gone_again_is_counted_and_disturbs_nobody(listener: so
         assert (nanny.responder.answered_total, nanny.responder.resets_total) == (1, 1)
 
 
+def test_a_client_that_leaves_right_after_its_answer_was_answered(listener: socket.socket) -> None:
+    with nanny_of(listener, 60.0) as nanny:
+        nanny.responder.worker_gone(time.monotonic())
+        for _ in range(20):
+            asked = nanny.ask()
+            nanny.run_until(asked.is_answered)
+            asked.socket.close()
+        assert (nanny.responder.answered_total, nanny.responder.resets_total) == (20, 0)
+
+
 def test_patient_connections_are_answered_when_the_responder_closes(listener: socket.socket) -> None:
     with nanny_of(listener, 60.0) as nanny:
         nanny.responder.worker_gone(time.monotonic())
@@ -520,6 +530,8 @@ def test_connections_held_by_a_child_forked_in_between_end_all_the_same(listener
         try:
             silent.socket.sendall(REQUEST)
             nanny.run_until(lambda: nanny.responder.answered_total == 1)
+            # The child has a copy of this end as well: without it the other end would never see its end.
+            silent.socket.shutdown(socket.SHUT_WR)
             assert silent.answer().endswith(WORDS)
             # Later connections get the same descriptor number, and the copy's readiness is nobody's business.
             assert ask_and_wait(nanny)[0] == b"503"
