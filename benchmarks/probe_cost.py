@@ -8,15 +8,14 @@ import asyncio
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from agent.telemetry.host_counters import read_host_counters
-from agent.telemetry.probe_contract import ProbeUnknown
 from agent.telemetry.probe_launch import launch_probe_server
 from agent.telemetry.probe_pool import ProbePool
+from agent.telemetry.probe_result import ProbeUnknown
 
 ROUNDS = 300
 
@@ -35,10 +34,7 @@ async def measure(library_folder: str | None) -> dict[str, object]:
     figures["gpu_sample_ms"] = await _time(pool, "gpu-sample", {"uuids": uuids})
     figures["disk_usage_ms"] = await _time(pool, "disk-usage", {"path": "/"})
     figures["server_cpu_ms_per_probe"] = _ms((_cpu_s(server.process.pid) - cpu_before) / (2 * ROUNDS))
-    rollup = Path(f"/proc/{server.process.pid}/smaps_rollup").read_text().splitlines()
-    sizes = {line.split()[0]: int(line.split()[1]) for line in rollup[1:]}
-    figures["server_rss_mib"] = round(sizes["Rss:"] / 1024, 1)
-    figures["server_pss_mib"] = round(sizes["Pss:"] / 1024, 1)
+    figures |= _memory_mib(server.process.pid)
     await pool.close()
     read_host_counters()
     took = []
@@ -60,6 +56,12 @@ async def _time(pool: ProbePool, probe: str, args: dict[str, object]) -> dict[st
             raise RuntimeError(f"{probe}: {result}")
         await asyncio.sleep(0.005)
     return _percentiles(took)
+
+
+def _memory_mib(pid: int) -> dict[str, float]:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    sizes = {line.split()[0]: int(line.split()[1]) / 1024 for line in rollup[1:]}
+    return {"server_rss_mib": round(sizes["Rss:"], 1), "server_pss_mib": round(sizes["Pss:"], 1)}
 
 
 def _percentiles(took: list[float]) -> dict[str, float]:

@@ -17,8 +17,9 @@ from statistics import median
 from typing import Any
 
 from agent.telemetry.gpu_probe import DEVICE_LIMIT
-from agent.telemetry.probe_contract import ProbeResult, ProbeUnknown, ProbeValue, UnknownReason
+from agent.telemetry.probe_contract import UnknownReason
 from agent.telemetry.probe_pool import ProbePool
+from agent.telemetry.probe_result import ProbeResult, ProbeUnknown, ProbeValue
 
 _HARD_DEADLINE_S = 45.0
 _INVENTORY_KEY = "gpu-inventory"

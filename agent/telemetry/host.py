@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.telemetry.host_counters import read_host_counters
-from agent.telemetry.probe_contract import ProbeUnknown
 from agent.telemetry.probe_pool import ProbePool
+from agent.telemetry.probe_result import ProbeUnknown
 
 _MOUNT_LIMIT = 16
 

@@ -1,13 +1,12 @@
-"""What a probe is, for both sides of the fork: its signature, its answer, its way to say "cannot know".
+"""What a probe is, for both sides of the fork: its signature, its limits, its way to say "cannot know".
 
 A probe is a plain function that may hang, spin or crash: it runs in a disposable child of the probe server.
 It gets JSON arguments, may emit partial findings as it goes, and returns a JSON value.
 
-Knows nothing of processes, deadlines or GPUs.
+Knows nothing of processes, deadlines or GPUs, and imports little: the probe server stays small.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -43,38 +42,3 @@ class ProbeFailure(Exception):  # noqa: N818 - the probe failed, the program did
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeValue:
-    """The probe's answer in time.
-
-    Attributes:
-        value: what the probe returned, JSON.
-        duration_s: from the fork to the answer, measured beside the child: a late loop here doesn't count.
-        parts: what the probe emitted on the way.
-    """
-
-    value: Any
-    duration_s: float
-    parts: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeUnknown:
-    """No answer, which is an answer.
-
-    Attributes:
-        reason: why.
-        detail: one line for people.
-        parts: what the probe emitted before it failed: says how far it came.
-        probe_id: the child concerned, None where none was started; for `ProbePool.charge_to`.
-    """
-
-    reason: UnknownReason
-    detail: str
-    parts: tuple[Any, ...] = ()
-    probe_id: int | None = None
-
-
-ProbeResult = ProbeValue | ProbeUnknown

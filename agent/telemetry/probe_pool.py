@@ -18,15 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.telemetry.probe_contract import (
-    FRAME_LIMIT_BYTES,
-    OUTPUT_LIMIT_BYTES,
-    ProbeResult,
-    ProbeUnknown,
-    ProbeValue,
-    UnknownReason,
-)
+from agent.telemetry.probe_contract import FRAME_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, UnknownReason
 from agent.telemetry.probe_launch import LaunchedServer, launch_in_thread, launch_probe_server, see_off
+from agent.telemetry.probe_result import ProbeResult, ProbeUnknown, ProbeValue
 
 _FORK_TIMEOUT_S = 10.0  # a fork takes 1 ms; a server that is silent this long is not coming back
 _STABLE_AFTER_S = 60.0

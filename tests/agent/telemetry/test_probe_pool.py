@@ -15,9 +15,10 @@ import pytest
 import uvloop
 
 from agent.telemetry import probe_pool
-from agent.telemetry.probe_contract import ProbeUnknown, ProbeValue, UnknownReason
+from agent.telemetry.probe_contract import UnknownReason
 from agent.telemetry.probe_launch import LaunchedServer, launch_probe_server
 from agent.telemetry.probe_pool import ProbeCaps, ProbePool
+from agent.telemetry.probe_result import ProbeUnknown, ProbeValue
 from tests.support.dead_mount import dead_mount, why_no_dead_mount
 from tests.support.processes import spawn_python, wait_until
 
