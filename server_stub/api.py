@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from server_stub.changes import Changes
     from server_stub.clock import Clock
     from server_stub.commands import Commands
-    from server_stub.connections import OpenConnections
     from server_stub.links import Links
     from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
@@ -117,7 +116,6 @@ class Api:
 
     database: Database
     arrivals: ArrivalsByNode
-    connections: OpenConnections
     syncer: Syncer
     commands: Commands
     links: Links
@@ -196,12 +194,10 @@ class Api:
     async def post_close_worker_connection(self, request: web.Request) -> web.Response:
         """End the worker's connection from the server's side."""
         record = await self._find(request)
-        connection = self.connections.find(Role.WORKER, record.id)
-        if connection is None:
+        if not self.links.hang_up(Role.WORKER, record.id, "closed-by-request", "asked for through the API"):
             raise Problem("not-connected", f"the worker of {record.name} is not connected")
-        connection.close("closed-by-request", "POST /v1/nodes/{node}/close-worker-connection")
         self.log.warning("worker's connection closed by request", node=record.id)
-        return web.json_response({"closed": connection.session_id}, status=202)
+        return web.json_response({"closed": True}, status=202)
 
     # Commands
 

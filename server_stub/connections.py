@@ -1,4 +1,4 @@
-"""The connections that are open now, by node and role, and how to send or end one.
+"""The connections that are open now, by node and role, and how to send on one.
 
 At most one of each role for a node: a newer one takes the older one's place. What a connection is made of,
 this file doesn't know; `links.py` does.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from nanny.protocol.messages import Role, ServerMessage
 
 
@@ -24,10 +22,6 @@ class Connection(Protocol):
 
     def send(self, message: ServerMessage) -> bool:
         """Queue a message; False if so much is unacknowledged already that none can be promised."""
-        ...
-
-    def close(self, code: str, reason: str, retry_after_s: float | None = None) -> None:
-        """Say why, and end the connection; the peer dials again."""
         ...
 
 
@@ -57,6 +51,3 @@ class OpenConnections:
     def count(self, role: Role) -> int:
         """Give how many of a role are open."""
         return sum(1 for open_role, _ in self._open if open_role is role)
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._open.values()))

@@ -112,6 +112,15 @@ class Links:
         finally:
             self._present -= 1
 
+    def hang_up(self, role: Role, node_id: str, code: str, reason: str) -> bool:
+        """End a node's connection from this side; False if there is none. The peer dials again."""
+        socket = self._sockets.get((role, node_id))
+        if socket is None or self._connections.find(role, node_id) is not socket:
+            return False
+        socket.close(code, reason)
+        self._closed(socket)
+        return True
+
     async def shut_down(self) -> None:
         """Tell every peer to come back, and wait, in bounded time, until they know."""
         sockets = list(self._sockets.values())

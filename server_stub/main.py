@@ -156,7 +156,6 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         api = Api(
             database=database,
             arrivals=arrivals,
-            connections=connections,
             syncer=syncer,
             commands=commands,
             links=links,

@@ -1,0 +1,348 @@
+"""Links and workers on real WebSockets: who gets in, what a message does, what hostile peers cost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from nanny.protocol.codec import encode_frame
+from nanny.protocol.messages import CommandOrder, Ping, Registered, Role
+from nanny.protocol.session_events import Established, PeerClosed, SessionRefused
+from tests.support.server_peers import (
+    Client,
+    Peer,
+    hello,
+    life,
+    nanny_report,
+    registration,
+    worker_report,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server_stub.main import RunningServer
+    from tests.support.server_peers import Healthz
+
+    Peers = Callable[..., Peer]
+
+
+async def test_a_registration_alone_does_not_make_a_node_ready(
+    client: Client, peers: Peers, healthz: Healthz
+):
+    healthz.hangs = True
+    worker = peers(Role.WORKER)
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    await worker.expect(Registered)
+
+    page = await client.get("/v1/nodes/node-1")
+
+    assert (page["state"], page["registered_incarnation"]) == ("PENDING", str(life(1)))
+
+
+async def test_a_registered_node_is_ready_after_its_first_good_probe_which_comes_at_once(
+    serve, peers: Peers, healthz: Healthz
+):
+    async with (
+        serve(probe_interval_s=30.0, offline_timeout_s=100.0) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        worker = Peer(server.url, Role.WORKER)
+        await worker.connect()
+        await worker.send(registration(healthz.port))
+        page = await Client(server.url, http).node_in("READY")
+        await worker.disconnect()
+
+    assert (page["probe"]["result"], page["incarnation"]) == ("ok", str(life(1)))
+
+
+async def test_a_worker_that_is_starting_is_pending_and_probed_again_soon(
+    client: Client, peers: Peers, healthz: Healthz
+):
+    healthz.says("starting")
+    worker = peers(Role.WORKER)
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    page = await client.get("/v1/nodes/node-1", wait_s=10, revision=0)
+    while page["probe"] is None or page["probe"]["status"] != "starting":
+        page = await client.get("/v1/nodes/node-1", wait_s=10, revision=page["revision"])
+    assert page["state"] == "PENDING"
+
+    healthz.says("ok")
+    await client.node_in("READY")
+
+
+async def test_the_nannys_word_reaches_the_page(client: Client, peers: Peers, healthz: Healthz):
+    link, worker = peers(Role.LINK), peers(Role.WORKER)
+    await link.connect()
+    await link.send(nanny_report())
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    await worker.send(worker_report(loop_lag_s=0.25))
+    await client.node_in("READY")
+
+    await link.send(nanny_report("backoff", restarts={"crash": 3}))
+
+    page = await client.node_in("PENDING")
+    assert page["state_reason"] == "NannyBackoff"
+    assert page["nanny"]["restarts"] == {"crash": 3}
+    assert page["worker"]["loop_lag_s"] == 0.25
+    assert page["cpu"] == {"percent": 3.5}
+
+
+async def test_a_node_stopped_by_order_says_who_stopped_it(client: Client, peers: Peers, healthz: Healthz):
+    link, worker = peers(Role.LINK), peers(Role.WORKER)
+    await link.connect()
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    await client.node_in("READY")
+
+    await link.send(
+        nanny_report("down", None, desired="down", desired_by="root by nannyctl", desired_reason="new disk")
+    )
+
+    page = await client.node_in("NOT_READY")
+    assert page["lifecycle"] == "stopped"
+    assert page["state_message"].startswith("by root by nannyctl: new disk (since 20")
+
+
+async def test_a_new_life_is_pending_until_it_is_probed(client: Client, peers: Peers, healthz: Healthz):
+    link, worker = peers(Role.LINK), peers(Role.WORKER)
+    await link.connect()
+    await link.send(nanny_report())
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    await client.node_in("READY")
+
+    healthz.hangs = True
+    await worker.disconnect()
+    await link.send(nanny_report("starting", 2))
+    await client.node_in("PENDING")
+    successor = peers(Role.WORKER, "node-1", 2)
+    await successor.connect()
+    await successor.send(registration(healthz.port, 2))
+    await successor.expect(Registered)
+    page = await client.get("/v1/nodes/node-1")
+    assert page["state"] == "PENDING"
+
+    healthz.says("ok", 2)
+    healthz.hangs = False
+    healthz.release()
+    page = await client.node_in("READY")
+    assert page["incarnation"] == str(life(2))
+
+
+async def test_a_worker_of_an_earlier_life_is_refused_while_the_nanny_runs_a_later(peers: Peers):
+    link, stale, epoch = peers(Role.LINK), peers(Role.WORKER, "node-1", 1), peers(Role.WORKER, "node-1", 9)
+    await link.connect()
+    await link.send(nanny_report("running", 2))
+
+    refused = await stale.connect()
+
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "stale-incarnation"
+    assert isinstance(await epoch.connect(), Established)
+
+
+async def test_a_second_machine_with_the_same_node_id_is_refused_with_both_named(
+    server: RunningServer, peers: Peers
+):
+    original, clone = peers(Role.LINK), peers(Role.LINK)
+    await original.connect()
+    clone.hello = hello(Role.LINK, machine_id="machine-of-the-clone", node_name="clone")
+
+    refused = await clone.connect()
+
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "identity-conflict"
+    assert "machine-of-node-1" in refused.reason
+    assert "machine-of-the-clone" in refused.reason
+
+
+async def test_a_link_on_the_workers_endpoint_is_refused(server: RunningServer, peers: Peers):
+    lost = peers(Role.LINK)
+    lost._url = f"{server.url}/v1/worker"
+
+    refused = await lost.connect()
+
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "wrong-endpoint"
+
+
+async def test_a_newer_connection_takes_the_older_ones_place(client: Client, peers: Peers):
+    older, newer = peers(Role.LINK), peers(Role.LINK)
+    await older.connect()
+    await newer.connect()
+
+    closed = await older.expect(PeerClosed)
+
+    assert closed.code == "replaced"
+    await newer.send(nanny_report("degraded"))
+    page = await client.get("/v1/nodes/node-1", wait_s=10, revision=0)
+    while page["phase"] != "degraded":
+        page = await client.get("/v1/nodes/node-1", wait_s=10, revision=page["revision"])
+    assert page["connections"]["link"]["is_open"]
+
+
+async def test_a_session_survives_its_connection_and_loses_no_message(client: Client, peers: Peers):
+    link = peers(Role.LINK)
+    await link.connect()
+    await link.disconnect()
+    command = await client.order()
+
+    resumed = await link.connect()
+
+    assert isinstance(resumed, Established)
+    assert resumed.resumed
+    order = await link.expect(CommandOrder)
+    assert order.command_id == command["id"]
+
+
+async def test_a_close_by_the_server_ends_only_the_workers_connection(
+    client: Client, peers: Peers, healthz: Healthz
+):
+    link, worker = peers(Role.LINK), peers(Role.WORKER)
+    await link.connect()
+    await link.send(nanny_report())
+    await worker.connect()
+    await worker.send(registration(healthz.port))
+    await client.node_in("READY")
+
+    await client.post("/v1/nodes/node-1/close-worker-connection")
+    await worker.expect(PeerClosed)
+    await worker.ended()
+    await client.post("/v1/nodes/node-1/close-worker-connection", expect=409)
+
+    await worker.disconnect()
+    again = await worker.connect()
+    assert isinstance(again, Established)
+    page = await client.node_in("READY")
+    assert page["connections"]["link"]["is_open"]
+
+
+async def test_a_peer_that_never_speaks_is_dropped_in_time(server: RunningServer, client: Client):
+    async with client.http.ws_connect(f"{server.url}/v1/link") as socket:
+        message = await socket.receive(timeout=10)
+
+    assert message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
+    assert server.metrics.value("connections_refused_total", reason="no-hello") == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\xc1",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xdf\xff\xff\xff\xff" * 20,
+        b"\x91" * 5000,
+        encode_frame(Ping(1), version=1),
+        encode_frame(hello(Role.LINK), version=7),
+        b"\x00" * 200_000,
+    ],
+    ids=["empty", "never-used", "http", "huge map", "nested", "no hello", "version", "zeros"],
+)
+async def test_garbage_costs_the_peer_its_connection_and_nobody_else(
+    server: RunningServer, client: Client, peers: Peers, garbage: bytes
+):
+    good = peers(Role.LINK, "good")
+    await good.connect()
+
+    async with client.http.ws_connect(f"{server.url}/v1/link") as socket:
+        await socket.send_bytes(garbage)
+        while True:
+            message = await socket.receive(timeout=10)
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                break
+
+    await good.send(nanny_report("degraded"))
+    assert (await client.node_in("DEGRADED", "good"))["phase"] == "degraded"
+
+
+async def test_garbage_after_hello_ends_the_connection_and_is_counted(server: RunningServer, peers: Peers):
+    link = peers(Role.LINK)
+    await link.connect()
+
+    await link.send_raw(b"\xc1 garbage")
+
+    closed = await link.expect(PeerClosed)
+    assert closed.code == "protocol-violation"
+    assert server.metrics.value("protocol_violations_total", role="link") == 1
+
+
+async def test_a_frame_over_the_limit_ends_the_connection(
+    server: RunningServer, client: Client, peers: Peers
+):
+    link = peers(Role.LINK)
+    await link.connect()
+
+    await link.send_raw(b"\x00" * (300 * 1024))
+
+    await link.ended()
+    assert isinstance(await peers(Role.LINK).connect(), Established)
+
+
+async def test_a_text_frame_ends_the_connection(server: RunningServer, client: Client):
+    async with client.http.ws_connect(f"{server.url}/v1/worker") as socket:
+        await socket.send_str("hello")
+        message = await socket.receive(timeout=10)
+
+    assert message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
+
+
+async def test_a_connection_cut_in_the_middle_of_a_frame_leaves_the_server_well(
+    server: RunningServer, client: Client, peers: Peers
+):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(
+        b"GET /v1/link HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b"101" in await reader.readline()
+    writer.write(b"\x82\xfe\x10\x00\x01\x02\x03\x04only the beginning")
+    await writer.drain()
+    writer.transport.abort()
+
+    assert isinstance(await peers(Role.LINK).connect(), Established)
+    await client.get("/livez")
+
+
+async def test_a_message_that_is_not_the_peers_to_send_ends_the_connection(peers: Peers):
+    worker = peers(Role.WORKER)
+    await worker.connect()
+
+    await worker.send_raw(encode_frame(nanny_report(), version=1))
+
+    assert (await worker.expect(PeerClosed)).code == "protocol-violation"
+
+
+async def test_a_flood_of_reports_is_slowed_down_and_the_api_still_answers(
+    server: RunningServer, client: Client, peers: Peers
+):
+    flooding = peers(Role.WORKER, "flood")
+    await flooding.connect()
+
+    for seq in range(1, 1001):
+        await flooding.send(worker_report(seq))
+    await client.get("/livez")
+
+    assert server.metrics.value("messages_received_total", type="worker-report") < 1000
+
+
+async def test_a_peer_that_stops_reading_is_given_up_without_harm(serve, tmp_path):
+    async with serve(keepalive_interval_s=0.2) as server, aiohttp.ClientSession() as http:
+        link = Peer(server.url, Role.LINK)
+        await link.connect()
+        assert link._reader is not None
+        link._reader.cancel()
+        client = Client(server.url, http)
+        page = await client.get("/v1/nodes/node-1", wait_s=10, revision=0)
+        while page["connections"]["link"]["is_open"]:
+            page = await client.get("/v1/nodes/node-1", wait_s=10, revision=page["revision"])
+        await link.disconnect()
+
+    assert server.metrics.value("protocol_violations_total", role="link") == 1
