@@ -31,6 +31,7 @@ from nanny.fork_gate import (
     release,
 )
 from nanny.linux import procfs
+from nanny.linux.cgroup import SubCgroup, own_cgroup_dir
 from nanny.linux.signals import SignalDoor
 from tests.support.processes import spawn_python, wait_until
 
@@ -48,6 +49,11 @@ def wait_for_exit(child: ParkedChild | Helper, timeout_s: float = 10.0) -> int:
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
+def close_ours(child: ParkedChild) -> None:
+    os.close(child.pidfd)
+    os.close(child.exec_error_fd)
+
+
 @contextmanager
 def parked(spec: ChildSpec) -> Iterator[ParkedChild]:
     """Park a child and see to it that it is gone and reaped in the end."""
@@ -58,8 +64,7 @@ def parked(spec: ChildSpec) -> Iterator[ParkedChild]:
         with suppress(ProcessLookupError, ChildProcessError):
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-        os.close(child.pidfd)
-        os.close(child.exec_error_fd)
+        close_ours(child)
 
 
 def answer_of(spec: ChildSpec) -> str:
@@ -100,10 +105,10 @@ def test_a_parked_child_runs_nothing_until_it_is_released(tmp_path: Path) -> Non
 
 def test_an_abandoned_child_exits_without_having_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
-    child = park(sh(f"echo ran > {mark}"))
-    abandon(child)
-    assert (wait_for_exit(child), mark.exists()) == (0, False)
-    os.close(child.pidfd)
+    with parked(sh(f"echo ran > {mark}")) as child:
+        abandon(child)
+        assert (wait_for_exit(child), mark.exists()) == (0, False)
+        assert read_exec_error(child.exec_error_fd) is None
 
 
 def test_the_death_of_the_parent_ends_a_parked_child_even_beside_siblings_and_helpers() -> None:
@@ -152,8 +157,8 @@ def test_a_signal_to_a_parked_child_never_wakes_the_parents_loop() -> None:
         assert [wait_for_exit(child) for child in children] == [-signal.SIGTERM] * 20
         assert select.select([door.fileno()], [], [], 0)[0] == []
         for child in children:
-            os.close(child.pidfd)
             abandon(child)
+            close_ours(child)
     finally:
         door.close()
 
@@ -254,6 +259,24 @@ def test_the_child_becomes_the_user_and_loses_our_groups() -> None:
     }
 
 
+@pytest.mark.root
+def test_a_parked_child_enters_its_cgroup_before_it_is_released() -> None:
+    own = own_cgroup_dir()
+    if own is None or not os.access(own, os.W_OK):
+        pytest.skip("no writable cgroup v2 mount here")
+    cgroup = SubCgroup(f"{own}/nodenanny-gate-{os.getpid()}")
+    cgroup.create()
+    try:
+        with parked(sh("exit 0", cgroup=cgroup.path)) as child:
+            wait_until(lambda: cgroup.pids() == (child.pid,), 5.0, "the child to be in its cgroup")
+    finally:
+        wait_until(cgroup.remove, 10.0, "the test's cgroup to be removed")
+
+
+def test_a_cgroup_that_is_gone_does_not_keep_the_program_from_running(tmp_path: Path) -> None:
+    assert answer_of(sh("echo runs", cgroup=str(tmp_path / "gone"))) == "runs"
+
+
 def test_limits_are_left_alone() -> None:
     soft, _hard = resource.getrlimit(resource.RLIMIT_CORE)
     assert answer_of(sh("ulimit -c")) == ("unlimited" if soft == resource.RLIM_INFINITY else str(soft // 512))
@@ -322,7 +345,7 @@ def test_a_host_without_descriptors_is_a_host_error_that_leaves_nothing() -> Non
             refused.append((spare, error.errno))
         else:
             abandon(child)
-            os.close(child.pidfd)
+            close_ours(child)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         reap_everything()
@@ -417,7 +440,7 @@ def test_parking_is_quick_for_the_parent() -> None:
         took = time.perf_counter() - started
         abandon(child)
         wait_for_exit(child)
-        os.close(child.pidfd)
+        close_ours(child)
         return took
 
     # Seen: 1 ms. The bound only tells it from one that waits for an exec or a child's imports.
