@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanny.linux.fifo import Fifo, open_output_fifo
@@ -81,6 +81,7 @@ def test_long_lines_are_cut_wherever_the_reads_fall(fifo: Fifo) -> None:
     assert output.cut_total == 3
 
 
+@settings(deadline=None)
 @given(
     chunks=st.lists(st.text("ab\n", max_size=40).map(str.encode), max_size=30),
     limit=st.integers(1, 12),
@@ -109,6 +110,7 @@ def test_lines_are_those_of_the_whole_stream_cut_at_the_limit(
         os.close(write_fd)
 
 
+@settings(deadline=None)
 @given(
     chunks=st.lists(st.binary(max_size=40), max_size=30),
     capacity=st.integers(1, 30),

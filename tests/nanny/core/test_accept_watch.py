@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanny.core.accept_watch import (
@@ -173,6 +173,7 @@ EVENTS: st.SearchStrategy[AcceptEvent] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=40))
 def test_no_order_of_events_leaves_waiting_connections_without_a_next_step(
     steps: list[tuple[AcceptEvent, float]],
@@ -241,6 +242,7 @@ def drive(queue: Queue, until: float) -> list[tuple[float, float, bool]]:
 TIMES = st.lists(st.floats(0, 5), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(TIMES)
 def test_with_nobody_accepting_every_connection_is_answered_within_the_window(arrivals: list[float]) -> None:
     taken = drive(Queue(arrivals, []), until=10.0)
@@ -249,6 +251,7 @@ def test_with_nobody_accepting_every_connection_is_answered_within_the_window(ar
     assert all(proved for _, _, proved in taken)
 
 
+@settings(deadline=None)
 @given(TIMES, st.floats(0, 4))
 def test_after_the_last_accept_every_connection_is_answered_within_the_window_and_one_look(
     arrivals: list[float], last_accept: float
@@ -263,6 +266,7 @@ def test_after_the_last_accept_every_connection_is_answered_within_the_window_an
     assert max((age_s for _, age_s, _ in taken), default=0) <= (1.08 if not weak else 2.16) * AFTER_S
 
 
+@settings(deadline=None)
 @given(TIMES, st.floats(0.001, 0.45))
 def test_a_worker_that_accepts_before_half_a_window_never_has_its_silence_proved(
     arrivals: list[float], latency_s: float
@@ -272,6 +276,7 @@ def test_a_worker_that_accepts_before_half_a_window_never_has_its_silence_proved
     assert [age_s for _, age_s, proved in taken if proved] == []
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 0.3), st.integers(1, 5))
 def test_patient_clients_that_come_again_at_once_are_never_stolen(latency_s: float, clients: int) -> None:
     """Each new connection follows an accept: the queue's length never changes."""
