@@ -269,6 +269,7 @@ def test_a_parked_child_enters_its_cgroup_before_it_is_released() -> None:
     try:
         with parked(sh("exit 0", cgroup=cgroup.path)) as child:
             wait_until(lambda: cgroup.pids() == (child.pid,), 5.0, "the child to be in its cgroup")
+            abandon(child)
     finally:
         wait_until(cgroup.remove, 10.0, "the test's cgroup to be removed")
 
