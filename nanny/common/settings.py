@@ -78,6 +78,8 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Declared:
+    """What the author of a setting said about it."""
+
     help: str
     minimum: float | None
     maximum: float | None

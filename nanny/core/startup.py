@@ -176,7 +176,12 @@ def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[R
         records.append(IncarnationEnded(state.incarnation, "compacted", "", state.worker.failures))
     elif state.incarnation is not None and state.worker.failures:
         records.append(IncarnationEnded(state.incarnation, "compacted", "", state.worker.failures))
-    records.extend(living)
+    for started in living:
+        records.append(started)
+        if started.incarnation in state.fenced:
+            records.append(IncarnationFenced(started.incarnation, "compacted"))
+        elif started.incarnation == state.incarnation and state.worker.stage is Stage.READY:
+            records.append(IncarnationReady(started.incarnation, 0.0))
     for one in state.ledger.finished:
         kind, outcome, detail, local = one.kind, one.outcome, one.detail, one.acknowledged
         records += [CommandFinished(one.command_id, kind, outcome, detail, one.incarnation, local=local)]

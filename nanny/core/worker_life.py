@@ -92,7 +92,7 @@ def parked(draft: Draft, event: WorkerParked) -> None:
     draft.record(IncarnationStarted(event.incarnation, event.pid, event.start_time_ticks))
     draft.act(ReleaseWorker(event.incarnation))
     if draft.state.worker.stage is Stage.READY:
-        _announce_ready(draft)
+        _announce_ready(draft, 0.0)
 
 
 def _unwanted(draft: Draft) -> Reason | None:
@@ -108,14 +108,15 @@ def _unwanted(draft: Draft) -> Reason | None:
 
 def became_ready(draft: Draft) -> None:
     """The worker said READY=1."""
+    after_s = draft.now - draft.state.worker.since
     draft.change(worker=child.ready(draft.state.worker, draft.now, draft.config.worker))
-    _announce_ready(draft)
+    _announce_ready(draft, after_s)
 
 
-def _announce_ready(draft: Draft) -> None:
+def _announce_ready(draft: Draft, after_s: float) -> None:
     incarnation = draft.state.incarnation
     assert incarnation is not None
-    draft.record(IncarnationReady(incarnation, round(draft.now - draft.state.worker.since, 3)))
+    draft.record(IncarnationReady(incarnation, round(after_s, 3)))
     settle_ready(draft)
 
 

@@ -1,0 +1,104 @@
+"""Which workers of an earlier nanny still live, proven by boot id, pid and start time.
+
+Reads the journal's records, or the copy of them in /run when the disk does not answer; a pid alone proves
+nothing, because pids are reused. The state itself is folded by ``core.startup``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nanny.core.records import (
+    IncarnationEnded,
+    IncarnationFenced,
+    IncarnationReady,
+    IncarnationStarted,
+    from_json,
+)
+from nanny.errors import HostError
+from nanny.linux import pidfd, procfs
+from nanny.protocol.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nanny.core.records import Record
+    from nanny.protocol.incarnation import Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A living worker; ``pidfd`` is the caller's to close."""
+
+    started: IncarnationStarted
+    pidfd: int
+    was_ready: bool
+    fenced: bool
+
+
+Dated = tuple["Record", "float | None"]
+"""A record and the monotonic instant at which it was made; None in another boot."""
+
+
+def parse_records(plain: Iterable[Mapping[str, Any]], boot_id: str) -> tuple[list[Dated], list[str]]:
+    """The records with their instants; and what could not be read, in words."""
+    records: list[Dated] = []
+    problems: list[str] = []
+    for one in plain:
+        try:
+            record = from_json(one)
+        except ProtocolViolation as violation:
+            problems.append(str(violation))
+            continue
+        if record is not None:
+            at = one.get("at")
+            of_this_boot = one.get("boot") == boot_id and isinstance(at, int | float)
+            records.append((record, float(at) if of_this_boot else None))  # type: ignore[arg-type]
+    return records, problems
+
+
+def find_living(records: Iterable[Dated]) -> list[Found]:
+    """Lives that were begun in this boot, never ended, and whose process is still the same one."""
+    begun: dict[Incarnation, IncarnationStarted] = {}
+    is_ready: set[Incarnation] = set()
+    fenced: set[Incarnation] = set()
+    for record, at in records:
+        match record:
+            case IncarnationStarted(incarnation, pid, _) if at is not None and pid > 0:
+                begun[incarnation] = record
+            case IncarnationEnded(incarnation):
+                begun.pop(incarnation, None)
+            case IncarnationReady(incarnation):
+                is_ready.add(incarnation)
+            case IncarnationFenced(incarnation):
+                fenced.add(incarnation)
+            case _:
+                pass
+    found = []
+    for incarnation, started in begun.items():
+        fd = _same_process(started.pid, started.start_time_ticks)
+        if fd is not None:
+            found.append(Found(started, fd, incarnation in is_ready, incarnation in fenced))
+    owners = [one for one in found if not one.fenced]
+    for surplus in owners[:-1]:
+        # Two that own the node can't be; the older one is fenced off, its end is awaited like any fenced one's.
+        found[found.index(surplus)] = Found(surplus.started, surplus.pidfd, surplus.was_ready, fenced=True)
+    return found
+
+
+def _same_process(pid: int, start_time_ticks: int) -> int | None:
+    with suppress(ProcessLookupError, HostError, OSError):
+        fd = pidfd.open_pidfd(pid)
+        try:
+            stat = procfs.read_stat(pid)
+        except BaseException:
+            os.close(fd)
+            raise
+        # Read after the pidfd was opened: if they match, the pidfd is of that process.
+        if stat.start_time_ticks == start_time_ticks and stat.state not in {"Z", "X"}:
+            return fd
+        os.close(fd)
+    return None

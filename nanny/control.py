@@ -1,0 +1,231 @@
+"""The local control socket: one client protocol for nannyctl and link, JSON lines over an AF_UNIX stream.
+
+A request is ``{"id": n, "do": name, …}``, its answer ``{"id": n, "ok": true, "result": …}`` or
+``{"id": n, "ok": false, "error": …}``; after ``subscribe`` the nanny also sends ``{"push": …}`` lines. The peer is
+whoever the kernel says (SO_PEERCRED), and what it may do follows from its role. Sizes, clients and output are
+bounded; whoever breaks a bound loses the connection, and nobody else notices. unix(7).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from nanny.linux import peer_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanny.common.log_lines import LogLines
+    from nanny.event_loop import EventLoop
+    from nanny.linux.peer_credentials import Credentials
+
+REQUEST_LIMIT_BYTES: Final = 64 << 10
+_OUTPUT_LIMIT_BYTES: Final = 4 << 20
+_CLIENTS_LIMIT: Final = 64
+_READS_A_TURN: Final = 4
+_CHUNK_BYTES: Final = 64 << 10
+
+
+class Role(StrEnum):
+    """What a peer is to the nanny."""
+
+    OPERATOR = "operator"
+    LINK = "link"
+    OBSERVER = "observer"
+
+
+class RequestError(Exception):
+    """A request that can't be served; the message says what would be right."""
+
+
+@dataclass(slots=True)
+class Client:
+    """One connection."""
+
+    connection: socket.socket
+    peer: Credentials
+    role: Role
+    received: bytearray = field(default_factory=bytearray)
+    waiting: bytearray = field(default_factory=bytearray)
+    """Output that the socket did not take yet."""
+    subscribed: bool = False
+
+
+class ControlSocket:
+    """Accepts clients, checks them, answers requests.
+
+    Attributes:
+        refused_total: peers and requests refused.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        loop: EventLoop,
+        log: LogLines,
+        role_of: Callable[[Credentials], Role | None],
+        group_id: int | None = None,
+    ) -> None:
+        self._path = path
+        self._loop = loop
+        self._log = log
+        self._role_of = role_of
+        self._requests: dict[str, tuple[frozenset[Role], Callable[[dict[str, Any], Client], Any]]] = {}
+        self._clients: dict[int, Client] = {}
+        self.refused_total = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener.bind(path)
+        if group_id is not None:
+            os.chown(path, -1, group_id)
+        # Connecting is not being served: the role decides. Without a group, only root and our own user connect.
+        os.chmod(path, 0o660 if group_id is not None else 0o600)
+        self._listener.listen(_CLIENTS_LIMIT)
+        loop.watch(self._listener.fileno(), self._accept)
+
+    def serve(self, name: str, roles: frozenset[Role], run: Callable[[dict[str, Any], Client], Any]) -> None:
+        """Say who may ask for what; ``run`` gives the result, None when the answer comes later."""
+        self._requests[name] = (roles, run)
+
+    def push(self, message: dict[str, Any]) -> None:
+        """Send a line to every subscriber."""
+        for client in [one for one in self._clients.values() if one.subscribed]:
+            self.send(client, message)
+
+    def answer(self, client: Client, request_id: Any, result: Any) -> None:
+        """Answer a request later; nothing happens when the client has gone meanwhile."""
+        if self._clients.get(client.connection.fileno()) is client:
+            self.send(client, {"id": request_id, "ok": True, "result": result})
+
+    def refuse(self, client: Client, request_id: Any, error: str) -> None:
+        """Refuse a request."""
+        self.refused_total += 1
+        self.send(client, {"id": request_id, "ok": False, "error": error})
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._log.warning("control connection not accepted", error=str(error))
+                return
+            connection.setblocking(False)
+            peer = peer_credentials.peer_of_stream(connection)
+            role = self._role_of(peer)
+            if role is None or len(self._clients) >= _CLIENTS_LIMIT:
+                why = "too many clients" if role is not None else f"uid {peer.uid} may not use this socket"
+                self.refused_total += 1
+                self._log.warning("control client refused", why=why, pid=peer.pid, uid=peer.uid)
+                with suppress(OSError):
+                    connection.send(json.dumps({"id": None, "ok": False, "error": why}).encode() + b"\n")
+                connection.close()
+                continue
+            client = Client(connection, peer, role)
+            self._clients[connection.fileno()] = client
+            self._loop.watch(connection.fileno(), lambda client=client: self._ready(client))  # type: ignore[misc]
+
+    def _ready(self, client: Client) -> None:
+        if client.waiting:
+            self._flush(client)
+        for _ in range(_READS_A_TURN):
+            try:
+                chunk = client.connection.recv(_CHUNK_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self._drop(client)
+                return
+            client.received += chunk
+            while (end := client.received.find(b"\n")) >= 0:
+                line = bytes(client.received[:end])
+                del client.received[: end + 1]
+                self._serve_line(client, line)
+                if client.connection.fileno() < 0:
+                    return
+            if len(client.received) > REQUEST_LIMIT_BYTES:
+                self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
+                self._drop(client)
+                return
+
+    def _serve_line(self, client: Client, line: bytes) -> None:
+        if not line.strip():
+            return
+        request_id: Any = None
+        try:
+            request = _parse(line)
+            request_id = request.get("id")
+            name = request.get("do")
+            roles, run = self._requests.get(name if isinstance(name, str) else "", (frozenset(), None))
+            if run is None:
+                raise RequestError(f"unknown request {name!r}; known: {', '.join(sorted(self._requests))}")
+            if client.role not in roles:
+                raise RequestError(f"{client.role} may not {name}")
+            result = run(request, client)
+        except RequestError as error:
+            self.refuse(client, request_id, str(error))
+        except Exception as error:
+            self._log.error("control request failed", error=repr(error))
+            self.refuse(client, request_id, "internal error; the nanny's log has it")
+        else:
+            if result is not None:
+                self.answer(client, request_id, result)
+
+    def send(self, client: Client, message: dict[str, Any]) -> None:
+        """Queue a line; a client that does not read loses its connection."""
+        if client.connection.fileno() < 0:
+            return
+        client.waiting += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self._flush(client)
+        if len(client.waiting) > _OUTPUT_LIMIT_BYTES:
+            self._log.warning("control client does not read", pid=client.peer.pid)
+            self._drop(client)
+
+    def _flush(self, client: Client) -> None:
+        was_waiting = client.connection.fileno()
+        try:
+            while client.waiting:
+                sent = client.connection.send(client.waiting[:_CHUNK_BYTES])
+                del client.waiting[:sent]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._drop(client)
+            return
+        self._loop.watch_writable(was_waiting, lambda: self._ready(client), wanted=bool(client.waiting))
+
+    def _drop(self, client: Client) -> None:
+        fd = client.connection.fileno()
+        if fd >= 0:
+            self._clients.pop(fd, None)
+            self._loop.unwatch(fd)
+            client.connection.close()
+
+    def close(self) -> None:
+        """Close everything and remove the path."""
+        for client in list(self._clients.values()):
+            self._drop(client)
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"not a JSON object: {error}") from None
+    if not isinstance(request, dict):
+        raise RequestError("a request is a JSON object with id and do")
+    return request

@@ -1,0 +1,356 @@
+"""The worker as the kernel has it: carries out what the core decided, and tells what became of it.
+
+Born parked at the fork gate, moved into a cgroup of its own (``worker-<number>``), released after its record is
+durable, signalled by pidfd only, swept up after its death. Decides nothing. pidfd_open(2), cgroups(7), proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nanny import examination, fork_gate, worker_spec
+from nanny.core import events as e
+from nanny.errors import HostError
+from nanny.event_loop import DeadlineSource
+from nanny.heartbeats import NotifySocket
+from nanny.linux import memfd, pidfd, procfs
+from nanny.linux.cgroup import SubCgroup
+from nanny.reaper import UNKNOWN, ExitStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanny.common.log_lines import LogLines
+    from nanny.config import NannyConfig
+    from nanny.core.actions import (
+        AbandonWorker,
+        ExamineWorker,
+        FenceWorker,
+        ReleaseWorker,
+        SignalWorker,
+        SpawnWorker,
+    )
+    from nanny.event_loop import EventLoop
+    from nanny.linux.peer_credentials import Credentials
+    from nanny.protocol.incarnation import Incarnation
+    from nanny.protocol.notify_format import Beat
+    from nanny.reaper import Reaper
+    from nanny.supervisor import Supervisor
+
+_STACKS_LIMIT_BYTES: Final = 4 << 20
+_MEMORY_INTERVAL_S: Final = 5.0
+_ENDED_KEPT: Final = 3
+_BEATS_KEPT: Final = 30
+
+
+@dataclass(slots=True)
+class Life:
+    """What the shell holds of one incarnation."""
+
+    incarnation: Incarnation
+    pid: int
+    pidfd: int
+    start_time_ticks: int
+    cgroup: SubCgroup | None
+    stacks_fd: int | None
+    notify: NotifySocket | None = None
+    parked: fork_gate.ParkedChild | None = None
+    exec_error_fd: int = -1
+    status: ExitStatus = UNKNOWN
+    last_beat: Beat | None = None
+    vitals_tid: int = 0
+    baseline: examination.Baseline = examination.UNKNOWN_BASELINE
+    """Scheduling figures when the last beat came."""
+    beats: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
+    """The latest few with their arrival, for evidence."""
+    is_ready: bool = False
+
+
+class WorkerProcess:
+    """Every incarnation that has a process; at most one of them is not fenced.
+
+    Attributes:
+        lives: by incarnation, those whose main process is not known to be dead.
+        beats_total: heartbeats taken.
+    """
+
+    def __init__(
+        self,
+        config: NannyConfig,
+        supervisor: Supervisor,
+        loop: EventLoop,
+        log: LogLines,
+        reaper: Reaper,
+        cgroup_dir: str | None,
+    ) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._loop = loop
+        self._log = log
+        self._reaper = reaper
+        self._cgroup_dir = cgroup_dir
+        self.lives: dict[Incarnation, Life] = {}
+        self.ended: list[Life] = []
+        self.beats_total = 0
+        self.output_fd = -1
+        self.listener_fd: Callable[[], int] = lambda: -1
+        self.on_beat: Callable[[float], None] = lambda _now: None
+        self.on_released: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[], None] = lambda: None
+        self._memory_at: float | None = None
+        self._swept: list[SubCgroup] = []
+        self._residue = 0
+        loop.add_source(DeadlineSource(self._next_deadline, self._on_due))
+
+    # Actions
+
+    def spawn(self, action: SpawnWorker) -> None:
+        """Make a child that waits at the gate."""
+        incarnation = action.incarnation
+        stacks_fd = memfd.create_memfd(f"stacks-{incarnation.number}", _STACKS_LIMIT_BYTES, inheritable=False)
+        notify, cgroup = None, self._make_cgroup(incarnation)
+        try:
+            notify = self._notify_socket(incarnation)
+            parked = fork_gate.park(self._child_spec(incarnation, stacks_fd, notify.path, cgroup))
+        except (HostError, OSError) as error:
+            os.close(stacks_fd)
+            if notify is not None:
+                notify.close()
+            if cgroup is not None:
+                cgroup.remove()
+            self._supervisor.tell(e.SpawnFailed(incarnation, str(error)))
+            return
+        life = Life(
+            incarnation, parked.pid, parked.pidfd, parked.start_time_ticks, cgroup, stacks_fd, notify, parked
+        )
+        self._keep(life)
+        life.exec_error_fd = parked.exec_error_fd
+        self._loop.watch(parked.exec_error_fd, lambda: self._exec_told(life))
+        self._supervisor.tell(e.WorkerParked(incarnation, parked.pid, parked.start_time_ticks))
+
+    def release(self, action: ReleaseWorker) -> None:
+        """Let the child execute the program."""
+        life = self.lives.get(action.incarnation)
+        if life is not None and life.parked is not None:
+            fork_gate.release(life.parked)
+            life.parked = None
+            self._memory_at = self._loop.now + _MEMORY_INTERVAL_S
+            self.on_released()
+
+    def abandon(self, action: AbandonWorker) -> None:
+        """Let the parked child end."""
+        life = self.lives.get(action.incarnation)
+        if life is not None and life.parked is not None:
+            fork_gate.abandon(life.parked)
+            life.parked = None
+
+    def signal(self, action: SignalWorker) -> None:
+        """Signal the main process; SIGKILL goes to its whole cgroup as well."""
+        life = self.lives.get(action.incarnation)
+        if life is None:
+            return
+        signum = signal.Signals[action.signal]
+        pidfd.send_signal(life.pidfd, signum)
+        if signum == signal.SIGKILL and life.cgroup is not None:
+            life.cgroup.kill()
+
+    def fence(self, action: FenceWorker) -> None:
+        """Take no more beats of it; its pidfd stays watched."""
+        life = self.lives.get(action.incarnation)
+        if life is not None and life.notify is not None:
+            life.notify.close()
+            life.notify = None
+
+    def examine(self, action: ExamineWorker) -> None:
+        """Read state, tracer, run-queue delay and throttling; all of them small reads of /proc and cgroupfs."""
+        life = self.lives.get(action.incarnation)
+        if life is None:
+            return
+        since = action.silent_since
+        silence_s = 0.0 if since is None else max(self._loop.now - since, 0.0)
+        facts = examination.examine(life.pid, life.vitals_tid, life.baseline, life.cgroup, silence_s)
+        self._supervisor.tell(
+            e.WorkerExamined(
+                life.incarnation, facts.process_state, facts.traced, facts.runqueue_wait_s, facts.throttled_s
+            )
+        )
+
+    # Observations
+
+    def adopt(self, life: Life) -> None:
+        """Take over a worker that an earlier nanny released."""
+        if self._cgroup_dir is not None:
+            path = os.path.join(self._cgroup_dir, f"worker-{life.incarnation.number}")
+            life.cgroup = SubCgroup(path) if os.path.isdir(path) else None
+        life.notify = self._notify_socket(life.incarnation)
+        self._keep(life)
+
+    def current(self) -> Life | None:
+        """The life that owns the node, if its process is there."""
+        incarnation = self._supervisor.state.incarnation
+        return None if incarnation is None else self.lives.get(incarnation)
+
+    def _keep(self, life: Life) -> None:
+        self.lives[life.incarnation] = life
+        self._loop.watch(life.pidfd, lambda: self._died(life))
+        with suppress(AssertionError):
+            self._reaper.register(life.pid, lambda _pid, status: self._reaped(life, status))
+
+    def _reaped(self, life: Life, status: ExitStatus) -> None:
+        life.status = status
+        if status is not UNKNOWN:
+            self._died(life)
+
+    def _died(self, life: Life) -> None:
+        """The pidfd is readable, or the reaper has met it: told once."""
+        if self.lives.get(life.incarnation) is not life or not pidfd.has_exited(life.pidfd):
+            return
+        if life.status is UNKNOWN:
+            self._reaper.reap()
+            if self.lives.get(life.incarnation) is not life:
+                return
+        del self.lives[life.incarnation]
+        self._loop.unwatch(life.pidfd)
+        self._release_descriptors(life)
+        if life.cgroup is not None:
+            # Descendants of a dead worker are nobody's: only workloads outlive it, in units of their own.
+            with suppress(HostError):
+                life.cgroup.kill()
+            self._swept.append(life.cgroup)
+            self._sweep()
+        self._remember(life)
+        self.on_gone()
+        self._supervisor.tell(e.WorkerExited(life.incarnation, str(life.status)))
+
+    def _remember(self, life: Life) -> None:
+        """Keep what evidence after death needs of the latest few."""
+        self.ended.append(life)
+        if len(self.ended) > _ENDED_KEPT:
+            forgotten = self.ended.pop(0)
+            if forgotten.stacks_fd is not None:
+                os.close(forgotten.stacks_fd)
+
+    def _release_descriptors(self, life: Life) -> None:
+        if life.exec_error_fd >= 0:
+            self._loop.unwatch(life.exec_error_fd)
+            os.close(life.exec_error_fd)
+            life.exec_error_fd = -1
+        if life.parked is not None:
+            fork_gate.abandon(life.parked)
+            life.parked = None
+        os.close(life.pidfd)
+        if life.notify is not None:
+            life.notify.close()
+
+    def _exec_told(self, life: Life) -> None:
+        told = fork_gate.read_exec_error(life.exec_error_fd)
+        if told is fork_gate.ExecProgress.PENDING:
+            return
+        self._loop.unwatch(life.exec_error_fd)
+        os.close(life.exec_error_fd)
+        life.exec_error_fd = -1
+        if told is not None:
+            self._log.error(
+                "the program could not be executed", incarnation=str(life.incarnation), why=told.message
+            )
+            self._supervisor.tell(e.SpawnFailed(life.incarnation, told.message))
+
+    def _notify_socket(self, incarnation: Incarnation) -> NotifySocket:
+        path = os.path.join(self._config.runtime_dir, f"notify-{incarnation.number}.sock")
+
+        def accepts(sender: Credentials) -> bool:
+            life = self.lives.get(incarnation)
+            return life is not None and (self._config.notify_access == "all" or sender.pid == life.pid)
+
+        return NotifySocket(
+            path, self._loop, self._log, accepts, lambda beat, _: self._take_beat(incarnation, beat)
+        )
+
+    def _take_beat(self, incarnation: Incarnation, beat: Beat) -> None:
+        life = self.lives.get(incarnation)
+        if life is None:
+            return
+        now = self._loop.now
+        self.beats_total += 1
+        life.last_beat = beat
+        life.vitals_tid = beat.vitals_tid or life.vitals_tid
+        life.is_ready = life.is_ready or beat.ready
+        life.beats.append((now, beat))
+        life.baseline = examination.baseline(life.pid, life.vitals_tid, life.cgroup)
+        overdue = tuple(point.name for point in beat.progress if point.critical and point.is_overdue)
+        self.on_beat(now)
+        self._supervisor.tell(
+            e.HeartbeatReceived(
+                incarnation,
+                watchdog=beat.watchdog,
+                ready=beat.ready,
+                stopping=beat.stopping,
+                trigger=beat.trigger,
+                loop_lag_s=beat.loop_lag_s,
+                overdue=overdue,
+                expected_s=beat.expected_until or 0.0,
+                stalled_at=beat.stalled_at or "",
+                extend_s=beat.extend_timeout_s or 0.0,
+                stuck_probes=beat.stuck_probes or 0,
+            )
+        )
+
+    def _child_spec(
+        self, incarnation: Incarnation, stacks_fd: int, notify_path: str, cgroup: SubCgroup | None
+    ) -> fork_gate.ChildSpec:
+        return worker_spec.worker_spec(
+            self._config,
+            str(incarnation),
+            notify_path,
+            worker_spec.Descriptors(self.output_fd, self.listener_fd(), stacks_fd),
+            None if cgroup is None else cgroup.path,
+        )
+
+    def _make_cgroup(self, incarnation: Incarnation) -> SubCgroup | None:
+        """An empty cgroup, which the child enters by itself while it is parked."""
+        if self._cgroup_dir is None:
+            return None
+        cgroup = SubCgroup(os.path.join(self._cgroup_dir, f"worker-{incarnation.number}"))
+        try:
+            cgroup.create()
+        except (HostError, OSError) as error:
+            self._log.warning("no cgroup for the worker", why=str(error))
+            return None
+        return cgroup
+
+    # Memory limit and left-overs
+
+    def _next_deadline(self) -> float | None:
+        wanted = self._config.memory_limit_bytes is not None or self._swept
+        return self._memory_at if wanted else None
+
+    def _on_due(self, now: float) -> None:
+        self._memory_at = now + _MEMORY_INTERVAL_S
+        self._sweep()
+        life = self.current()
+        if life is not None and self._config.memory_limit_bytes is not None:
+            with suppress(ProcessLookupError, HostError):
+                rss_bytes = procfs.read_status(life.pid).vm_rss_bytes
+                self._supervisor.tell(e.MemoryMeasured(life.incarnation, rss_bytes))
+
+    def _sweep(self) -> None:
+        """Remove the cgroups of the dead; what is still in them after SIGKILL is residue."""
+        self._swept = [cgroup for cgroup in self._swept if not cgroup.remove()]
+        residue = sum(len(cgroup.pids()) for cgroup in self._swept)
+        if self._swept and self._memory_at is None:
+            self._memory_at = self._loop.now + _MEMORY_INTERVAL_S
+        if residue != self._residue and (residue == 0 or self._memory_at is not None):
+            self._residue = residue
+            self._supervisor.tell(e.ResidueObserved(residue))
+
+    def close(self) -> None:
+        """Remove the notify sockets of what lives; the processes stay."""
+        for life in self.lives.values():
+            if life.notify is not None:
+                life.notify.close()
+                life.notify = None
