@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if problem is not None:
         print(ConfigError((problem,)), file=sys.stderr)
         return EX_CONFIG
-    _run(config, own[1:], program if separator else None)
-    return None
+    return _run(config, own[1:], program if separator else None)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
