@@ -216,16 +216,20 @@ class Syncer:
 
     def _seems_changed(self, record: NodeRecord) -> bool:
         """Judge a node against its row as last read, and note when time alone may change the verdict."""
-        now = self._clock.monotonic()
-        stored = record.stored
-        facts = self._arrivals.of(record.id).facts(stored)
-        change_at = next_change_at(facts, now, self._settings)
-        if change_at is not None and self._due_at.get(record.id) != change_at:
-            self._due_at[record.id] = change_at
-            heapq.heappush(self._due, (change_at, record.id))
-            if self._due[0] == (change_at, record.id):
-                self._woken.set()
-        return evaluate(facts, now, self._settings).differs_from(stored)
+        try:
+            now = self._clock.monotonic()
+            stored = record.stored
+            facts = self._arrivals.of(record.id).facts(stored)
+            change_at = next_change_at(facts, now, self._settings)
+            if change_at is not None and self._due_at.get(record.id) != change_at:
+                self._due_at[record.id] = change_at
+                heapq.heappush(self._due, (change_at, record.id))
+                if self._due[0] == (change_at, record.id):
+                    self._woken.set()
+            return evaluate(facts, now, self._settings).differs_from(stored)
+        except Exception:
+            self._node_failed(record.id)
+            return False
 
     def _wanted_changes(self, records: Sequence[NodeRecord]) -> list[StateChange]:
         now, wall_now = self._clock.monotonic(), self._clock.wall()
@@ -238,9 +242,13 @@ class Syncer:
                 if verdict.differs_from(stored):
                     wanted.append(_change(record, verdict, now, wall_now))
             except Exception:
-                self._metrics.count("sync_node_failures_total")
-                self._log.exception("node could not be judged", node=record.id)
+                self._node_failed(record.id)
         return wanted
+
+    def _node_failed(self, node_id: str) -> None:
+        """One node's exception is that node's: it stays as it is, the others go on."""
+        self._metrics.count("sync_node_failures_total")
+        self._log.exception("node could not be judged", node=node_id)
 
     def _take_note(self, records: Sequence[NodeRecord], wanted: Sequence[StateChange], won: set[str]) -> None:
         by_id = {record.id: record for record in records}

@@ -241,7 +241,11 @@ def _health_by_probe(probe: ProbeFact) -> tuple[Health, Reason]:
 
 def _missing_connection(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Reason] | None:
     is_link_due = facts.stored.has_link or facts.link is not None
-    for name, connection, is_due in (("Link", facts.link, is_link_due), ("Worker", facts.worker, True)):
+    is_worker_due = facts.stored.is_registered or facts.worker is not None
+    for name, connection, is_due in (
+        ("Link", facts.link, is_link_due),
+        ("Worker", facts.worker, is_worker_due),
+    ):
         told_at = _silence_told_at(facts, connection, settings)
         if is_due and told_at is not None and now >= told_at:
             since_at = None if connection is None else connection.changed_at

@@ -29,6 +29,10 @@ MANY: Final = 2000
 """Above this a statement that names them costs more than one that reads all."""
 
 
+_LIFECYCLES: Final = frozenset(map(str, Lifecycle))
+_WORDS: Final = frozenset(map(str, Word))
+
+
 class IdentityConflict(Exception):  # noqa: N818 (what it is, not what it does)
     """Two machines claim one node id: the message names both."""
 
@@ -65,11 +69,11 @@ class NodeRecord:
 
     @property
     def stored(self) -> Stored:
-        """What the row says, as the verdict's functions want it."""
+        """What the row says, as the verdict's functions want it; words of a newer version are no error."""
         return Stored(
-            lifecycle=Lifecycle(self.lifecycle),
+            lifecycle=Lifecycle(self.lifecycle) if self.lifecycle in _LIFECYCLES else Lifecycle.ACTIVE,
             unreachable=self.unreachable,
-            word=Word(self.state),
+            word=Word(self.state) if self.state in _WORDS else Word.UNKNOWN,
             reason=self.state_reason,
             detail=self.state_detail,
             is_registered=self.registered_wall_at is not None,

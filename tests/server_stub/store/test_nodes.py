@@ -1,0 +1,233 @@
+"""Nodes in a real SQLite file: first words, registration, and rounds that lose no update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import select, text
+
+from nanny.protocol.messages import Role
+from server_stub.store import nodes
+from server_stub.store.engine import Database, sqlite_url
+from server_stub.store.nodes import IdentityConflict, StateChange
+from server_stub.store.tables import EventRow
+from tests.support.server_peers import hello, life, registration
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from server_stub.store.nodes import NodeRecord
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
+    yield opened
+    await opened.close()
+
+
+async def meet(
+    database: Database, node_id: str = "node-1", role: Role = Role.LINK, **changed: object
+) -> bool:
+    async with database.writing() as session:
+        said = hello(role, node_id, **changed)
+        return await nodes.meet(session, said, is_link=role is Role.LINK, wall_at=100.0)
+
+
+async def one(database: Database, node_id: str = "node-1") -> NodeRecord:
+    async with database.reading() as session:
+        (record,) = await nodes.read(session, [node_id])
+        return record
+
+
+def change(record: NodeRecord, **changed: object) -> StateChange:
+    return replace(
+        StateChange(
+            id=record.id,
+            version_id=record.version_id,
+            lifecycle="active",
+            unreachable=True,
+            state="UNREACHABLE",
+            state_reason="ProbeFailed",
+            state_detail="probe: timeout",
+            state_message="probe: timeout (since …)",
+            state_since_wall_at=123.5,
+            state_before=record.state,
+        ),
+        **changed,
+    )
+
+
+async def event_types(database: Database) -> list[str]:
+    async with database.reading() as session:
+        return list(await session.scalars(select(EventRow.type).order_by(EventRow.seq)))
+
+
+async def test_a_new_node_is_pending_and_told_of_once(database: Database):
+    assert await meet(database) is True
+    assert await meet(database) is False
+
+    record = await one(database)
+    assert (record.state, record.has_link, record.healthz) == ("PENDING", True, None)
+    assert await event_types(database) == ["node.created"]
+
+
+async def test_a_second_hello_with_nothing_new_writes_nothing(database: Database):
+    await meet(database)
+    before = await one(database)
+
+    await meet(database)
+
+    assert await one(database) == before
+
+
+async def test_a_renamed_node_and_a_first_link_are_noted(database: Database):
+    await meet(database, role=Role.WORKER)
+    assert (await one(database)).has_link is False
+
+    await meet(database, node_name="new-name")
+
+    record = await one(database)
+    assert (record.name, record.has_link, record.version_id) == ("new-name", True, 2)
+
+
+async def test_another_machine_with_the_same_id_is_a_conflict_that_names_both(database: Database):
+    await meet(database, machine_id="m1")
+
+    with pytest.raises(IdentityConflict, match=r"m1.*m2"):
+        await meet(database, machine_id="m2")
+
+
+async def register(database: Database, address: str = "127.0.0.1", **changed: object) -> bool:
+    async with database.writing() as session:
+        said = registration(8000, **changed)
+        return await nodes.register(session, "node-1", said, address, 200.0)
+
+
+async def test_a_registration_leaves_the_state_alone(database: Database):
+    await meet(database)
+
+    assert await register(database) is True
+
+    record = await one(database)
+    assert (record.state, record.healthz, record.incarnation) == (
+        "PENDING",
+        ("127.0.0.1", 8000),
+        str(life(1)),
+    )
+
+
+async def test_the_same_registration_again_is_no_rebirth_and_writes_nothing(database: Database):
+    await meet(database)
+    await register(database)
+    before = await one(database)
+
+    assert await register(database) is False
+
+    assert await one(database) == before
+
+
+@pytest.mark.parametrize("new", [{"address": "127.0.0.2"}, {"number": 2}, {"healthz_port": 8001}])
+async def test_another_life_or_address_is_a_rebirth(database: Database, new: dict[str, object]):
+    await meet(database)
+    await register(database)
+
+    assert await register(database, **new) is True
+
+
+async def test_a_node_is_found_by_id_and_by_a_name_that_is_its_alone(database: Database):
+    await meet(database, "id-1", node_name="a")
+    await meet(database, "id-2", node_name="twin")
+    await meet(database, "id-3", node_name="twin")
+
+    async with database.reading() as session:
+        found = {name: await nodes.find(session, name) for name in ("id-1", "a", "id-2", "twin", "nobody")}
+
+    assert {name: None if record is None else record.id for name, record in found.items()} == {
+        "id-1": "id-1",
+        "a": "id-1",
+        "id-2": "id-2",
+        "twin": None,
+        "nobody": None,
+    }
+
+
+async def test_a_round_writes_what_it_read_and_says_which(database: Database):
+    for node_id in ("a", "b", "c"):
+        await meet(database, node_id)
+    async with database.reading() as session:
+        records = await nodes.read(session)
+
+    async with database.writing() as session:
+        won = await nodes.store_verdicts(session, [change(record) for record in records[:2]], 300.0)
+
+    assert won == {"a", "b"}
+    a = await one(database, "a")
+    assert (a.state, a.unreachable, a.state_since_wall_at, a.version_id) == ("UNREACHABLE", True, 123.5, 2)
+    assert (await one(database, "c")).state == "PENDING"
+    assert (await event_types(database)).count("node.state") == 2
+
+
+async def test_a_row_that_changed_meanwhile_is_not_overwritten_and_not_reported(database: Database):
+    for node_id in ("a", "b"):
+        await meet(database, node_id)
+    async with database.reading() as session:
+        records = await nodes.read(session)
+    await meet(database, "a", node_name="renamed")
+
+    async with database.writing() as session:
+        won = await nodes.store_verdicts(session, [change(record) for record in records], 300.0)
+
+    assert won == {"b"}
+    a = await one(database, "a")
+    assert (a.name, a.state) == ("renamed", "PENDING")
+    assert (await event_types(database)).count("node.state") == 1
+
+
+async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Database):
+    async with database.writing() as session:
+        for number in range(2000):
+            await nodes.meet(session, hello(Role.LINK, f"n{number}"), is_link=True, wall_at=1.0)
+    async with database.reading() as session:
+        records = await nodes.read(session)
+    statements: list[str] = []
+
+    from sqlalchemy import event
+
+    event.listen(
+        database.engine.sync_engine,
+        "before_cursor_execute",
+        lambda _c, _cursor, statement, *_rest: statements.append(statement.split()[0]),
+    )
+    async with database.writing() as session:
+        won = await nodes.store_verdicts(session, [change(record) for record in records[:1000]], 2.0)
+
+    assert len(won) == 1000
+    assert statements.count("UPDATE") == 1
+
+
+async def test_a_message_with_quotes_is_stored_as_it_is(database: Database):
+    await meet(database)
+    nasty = 'it\'s "quoted" \\ and 🦆 and \u2028'
+
+    async with database.writing() as session:
+        await nodes.store_verdicts(session, [change(await one(database), state_message=nasty)], 1.0)
+
+    assert (await one(database)).state_message == nasty
+
+
+async def test_a_command_for_no_node_is_refused_by_the_database(database: Database):
+    from sqlalchemy.exc import IntegrityError
+
+    with pytest.raises(IntegrityError):
+        async with database.writing() as session:
+            await session.execute(
+                text(
+                    "INSERT INTO commands (id, node_id, kind, reason, actor, parameters, time_to_live_s, fingerprint,"
+                    " state, detail, created_wall_at, expires_wall_at, version_id)"
+                    " VALUES ('x', 'nobody', 'restart', '', '', '{}', 1, '', 'queued', '', 0, 0, 1)"
+                )
+            )
