@@ -420,6 +420,7 @@ class Nanny:
         assert supervisor is not None
         return {
             **view.status(supervisor.state, self._loop.now, supervisor.config),
+            "stall_stack": self._stall_stack(),
             "node_name": self._launch.node_name,
             "healthz": self.health.address,
             "state_dir": self._config.state_dir,
@@ -445,6 +446,12 @@ class Nanny:
                 "journal_bytes": self._durability.file_bytes,
             },
         }
+
+    def _stall_stack(self) -> str:
+        """The stack of the loop while it stalls, as the latest beat told it."""
+        life = self.workers.current()
+        beat = None if life is None else life.last_beat
+        return "" if beat is None else beat.stall_stack or ""
 
     def _words(self) -> dict[str, Any]:
         told = self.status()
