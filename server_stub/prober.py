@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT_BYTES: Final = 64 * 1024
 WHERE_LIMIT: Final = 200
-FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 1.0
 
 _OUR_FAULT: Final = frozenset(
@@ -45,6 +44,8 @@ class ProbeSettings:
     budget_s: float = 10.0
     try_timeout_s: float = 2.5
     interval_s: float = 15.0
+    pause_s: float = 0.25
+    """Between the first two tries; it doubles up to LONGEST_PAUSE_S."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,13 @@ class Prober:
 
     async def check(self, node_id: str, host: str, port: int) -> ProbeFact:
         """Give what the whole check came to; never raises but when cancelled."""
-        url = URL.build(scheme="http", host=host, port=port, path="/healthz")
+        try:
+            url = URL.build(scheme="http", host=host, port=port, path="/healthz")
+        except ValueError:
+            now = self._clock.monotonic()
+            return ProbeFact(ProbeClass.DNS, now, now)  # what the worker told is no address at all
         ends_at = self._clock.monotonic() + self.settings.budget_s
-        session, pause_s = self._kept, FIRST_PAUSE_S
+        session, pause_s = self._kept, self.settings.pause_s
         while True:
             left_s = max(0.0, ends_at - self._clock.monotonic())
             answer = await self._try(session, url, node_id, min(self.settings.try_timeout_s, left_s))
