@@ -9,6 +9,7 @@ elsewhere.
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -207,12 +208,7 @@ class Api:
         key = command_request.parse_key(request.headers.get("Idempotency-Key"))
         if request.content_type != "application/json":
             raise Problem("malformed", "expected a body of Content-Type application/json")
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.json()
-        except TimeoutError:
-            raise Problem("malformed", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
-        wanted = command_request.parse(body, record.id, f"api@{request.remote or 'unknown'}")
+        wanted = command_request.parse(await _json(request), record.id, f"api@{request.remote or 'unknown'}")
         target = wanted.target
         if isinstance(target, str):
             target = self._current_incarnation(record)
@@ -318,6 +314,18 @@ class Api:
         return web.Response(
             text=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+
+async def _json(request: web.Request) -> Any:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise Problem("malformed", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem("malformed", f"the body is not JSON: {str(error)[:200]}") from None
 
 
 def _wait_s(request: web.Request) -> float:

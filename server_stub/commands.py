@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanny.common.identifiers import uuid7
 from nanny.protocol.incarnation import Incarnation
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
 
-RETRY_S = 5.0
+RETRY_S: Final = 5.0
+CONFIRMED_WITHIN_S: Final = 15.0
+"""An order that its nanny has not confirmed by then is sent again; the ledger takes it once."""
 
 
 class Commands:
@@ -59,8 +61,8 @@ class Commands:
         """Command id to (monotonic expiry, node id), of those that no nanny has confirmed."""
         self._unsent: set[str] = set()
         """Of these, the queued ones: they alone may expire here."""
-        self._sent_on: dict[str, str] = {}
-        """Command id to the session that carries it; a resumed session repeats by itself."""
+        self._sent_on: dict[str, tuple[str, float]] = {}
+        """Command id to the session that carries it, and since when."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._last_id: str | None = None
         self._woken = asyncio.Event()
@@ -83,7 +85,8 @@ class Commands:
             unsent = [self._deadlines[command_id] for command_id in self._unsent]
             wanting = {node_id for at, node_id in unsent if at <= now}
             for command_id, (_, node_id) in self._deadlines.items():
-                if command_id not in self._sent_on and self._connections.find(Role.LINK, node_id) is not None:
+                link = self._connections.find(Role.LINK, node_id)
+                if link is not None and not self._is_under_way(command_id, link.session_id):
                     wanting.add(node_id)
             for node_id in wanting:
                 try:
@@ -168,7 +171,7 @@ class Commands:
             await self._move(record.id, record.node_id, CommandState.EXPIRED, detail=detail)
             return
         link = self._connections.find(Role.LINK, record.node_id)
-        if link is None or self._sent_on.get(record.id) == link.session_id:
+        if link is None or self._is_under_way(record.id, link.session_id):
             return
         if state is CommandState.QUEUED:
             moved = await self._move(record.id, record.node_id, CommandState.SENT)
@@ -185,7 +188,14 @@ class Commands:
             parameters=dict(record.parameters),
         )
         if link.send(order):
-            self._sent_on[record.id] = link.session_id
+            self._sent_on[record.id] = (link.session_id, self._clock.monotonic())
+
+    def _is_under_way(self, command_id: str, session_id: str) -> bool:
+        """Tell whether this session carries the command, for not so long that its nanny should have confirmed."""
+        carried = self._sent_on.get(command_id)
+        if carried is None or carried[0] != session_id:
+            return False
+        return self._clock.monotonic() < carried[1] + CONFIRMED_WITHIN_S
 
     def _remaining_s(self, record: CommandRecord) -> float:
         deadline = self._deadlines.get(record.id)

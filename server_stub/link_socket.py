@@ -77,7 +77,12 @@ class LinkSocket:
         self._finish()
 
     def send(self, message: ServerMessage) -> bool:
-        """Queue a message; False if so much is unacknowledged already that none can be promised."""
+        """Queue a message; False if it cannot be promised: too much is unacknowledged, or the session has moved on.
+
+        Nothing is lost by that: what matters is told again in the node's next session.
+        """
+        if not self._has_session:
+            return False
         try:
             self.session.send(message)
         except BacklogFull:

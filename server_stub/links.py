@@ -1,10 +1,10 @@
 """The two WebSocket endpoints, /v1/link and /v1/worker: frames in, messages to those whom they concern.
 
 Each connection has a reader (`serve`) and one writer task (`link_socket.py`), and drives a
-`LinkSession(SERVER)` that outlives it: a node's next connection resumes where the last one broke off. A
-slow, silent or hostile peer costs a bounded amount and only itself: frames are limited before they are
-parsed, a connection has so long to say Hello, a send has a deadline, a flood is slowed down to a rate, what
-awaits acknowledgement is bounded by the session.
+`LinkSession(SERVER)` that outlives it: a node's next connection resumes where the last one broke off, if
+nothing of ours was under way. A slow, silent or hostile peer costs a bounded amount and only itself: frames
+are limited before they are parsed, a connection has so long to say Hello, a send has a deadline, a flood is
+slowed down to a rate, what awaits acknowledgement is bounded by the session.
 
 What a message *does* is decided elsewhere (`Commands`, `Syncer`, the store). If that fails, the session is
 forgotten with its connection, so that the node sends again what it has not seen stored.
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from structlog.typing import FilteringBoundLogger
 
-    from nanny.protocol.messages import ApplicationMessage, Hello, ServerMessage
+    from nanny.protocol.messages import ApplicationMessage, Hello
     from nanny.protocol.session_events import SessionConfig, SessionEvent
     from server_stub.arrivals import ArrivalsByNode
     from server_stub.changes import Changes
@@ -198,7 +198,10 @@ class Links:
         older = self._sockets.get(place)
         if older is not None:
             older.yield_session()
-        session = self._sessions.setdefault(place, LinkSession(Role.SERVER, socket.role, self._config))
+        session = self._sessions.get(place)
+        if session is None or session.backlog != (0, 0):
+            # What was not acknowledged is made anew: an order in a backlog has the time to live of its making.
+            session = self._sessions[place] = LinkSession(Role.SERVER, socket.role, self._config)
         session.connection_accepted(_fresh_session_id(), self._clock.monotonic())
         socket.attach(session, node_id)
         self._sockets[place] = socket
@@ -305,19 +308,11 @@ class Links:
             case CommandAccepted():
                 await self._commands.accepted(node_id, message)
             case CommandOutcome():
-                self._answer(socket, await self._commands.ended(node_id, message))
+                socket.send(await self._commands.ended(node_id, message))
             case EvidenceSummary():
                 await self._keep_evidence(node_id, message)
             case _:
                 raise AssertionError(f"{type(message).__name__} is the server's own to send")
-
-    def _answer(self, socket: LinkSocket, message: ServerMessage) -> None:
-        """Send by the session, whichever connection carries it by now."""
-        place = (socket.role, socket.node_id)
-        session = self._sessions.get(place)
-        if session is not None:
-            session.send(message)
-            self._sockets.get(place, socket).flush()
 
     async def _register(self, socket: LinkSocket, registration: Registration) -> None:
         node_id, wall_now = socket.node_id, self._clock.wall()
@@ -329,7 +324,7 @@ class Links:
         is_reborn = await self._database.write(register)
         now = self._clock.monotonic()
         self._arrivals.of(node_id).registered(registration.incarnation, now, is_reborn=is_reborn)
-        self._answer(socket, Registered(node_id))
+        socket.send(Registered(node_id))
         socket.log.info("registered", incarnation=str(registration.incarnation), address=address)
         # A registration proves nothing yet: the probe does.
         self._syncer.probe_now(node_id)

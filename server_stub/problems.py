@@ -5,7 +5,6 @@ RFC 9457. Knows no route.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -74,8 +73,6 @@ def problems_middleware(log: FilteringBoundLogger, metrics: Metrics) -> Middlewa
             response = render(Problem("idempotency-key-reused", str(error)))
         except TooManyWaiters:
             response = render(Problem("too-many-waiters", "ask again without wait_s, or later"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            response = render(Problem("malformed", f"the body is not JSON: {error}"))
         except web.HTTPException as error:
             response = _of_http(error)
         except Exception:

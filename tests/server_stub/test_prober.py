@@ -39,7 +39,9 @@ async def prober(metrics: Metrics) -> AsyncIterator[Prober]:
 @pytest.fixture
 async def brief(metrics: Metrics) -> AsyncIterator[Prober]:
     """A prober whose budget is one try."""
-    async with Prober(ProbeSettings(budget_s=5.0, try_timeout_s=5.0, pause_s=6.0), SystemClock(), metrics) as opened:
+    async with Prober(
+        ProbeSettings(budget_s=5.0, try_timeout_s=5.0, pause_s=6.0), SystemClock(), metrics
+    ) as opened:
         yield opened
 
 

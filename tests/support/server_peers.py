@@ -118,6 +118,8 @@ class Peer:
     async def connect(self) -> SessionEvent:
         """Dial, say Hello, and give what the server makes of it."""
         loop = asyncio.get_running_loop()
+        while not self.events.empty():
+            self.events.get_nowait()  # of the connection before
         self._http = aiohttp.ClientSession()
         self._socket = await self._http.ws_connect(self._url)
         self.session.connection_made(self.hello, loop.time())
