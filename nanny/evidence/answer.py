@@ -38,7 +38,7 @@ def render(answer: Answer) -> bytes:
         "size_bytes": answer.size_bytes,
         "stalled_at": _short(answer.stalled_at, _TEXT_LIMIT),
         "signature": _short(answer.signature, _TEXT_LIMIT),
-        "stuck": [[one.pid, one.start_time_ticks] for one in answer.stuck[:4]],
+        "stuck": [[one.pid, one.start_time_ticks, one.on_disk] for one in answer.stuck[:4]],
     }
     line = json.dumps(shape, ensure_ascii=False).encode() + b"\n"
     assert len(line) <= LINE_LIMIT_BYTES, f"an answer of {len(line)} bytes"
@@ -55,11 +55,14 @@ def parse(line: bytes) -> Answer | None:
     try:
         told = json.loads(line)
         texts = [told[name] for name in ("bundle", "message", "stalled_at", "signature")]
-        size_bytes, stuck = told["size_bytes"], tuple(Stuck(pid, ticks) for pid, ticks in told["stuck"])
+        size_bytes, stuck = told["size_bytes"], tuple(Stuck(*one) for one in told["stuck"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     numbers = [size_bytes, *(one.pid for one in stuck), *(one.start_time_ticks for one in stuck)]
-    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+    # By exact type: JSON's true is an int to isinstance.
+    if {type(text) for text in texts} != {str} or {type(number) for number in numbers} != {int}:
+        return None
+    if not all(isinstance(one.on_disk, bool) for one in stuck):
         return None
     bundle, message, stalled_at, signature = texts
     return Answer(bundle, message, size_bytes, stalled_at, signature, stuck)

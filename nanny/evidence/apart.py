@@ -40,6 +40,8 @@ class Stuck:
 
     pid: int
     start_time_ticks: int
+    on_disk: bool = False
+    """It was writing a bundle."""
 
 
 @dataclass(frozen=True, slots=True)

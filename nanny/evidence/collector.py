@@ -14,7 +14,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from nanny.errors import HostError
@@ -69,8 +69,8 @@ class _Collection:
 
     def __init__(self, order: Order) -> None:
         self.stuck: list[Stuck] = []
-        self.disk_problem = ""
-        self.disk_hangs = False
+        self.disk_problem = "the disk still hangs" if order.avoid_disk else ""
+        self.disk_hangs = order.avoid_disk
         self._order = order
         self._files: dict[str, bytes] = {}
         self._steps: list[dict[str, object]] = []
@@ -85,11 +85,12 @@ class _Collection:
         told = stacks.Stacks(b"", "not asked")
         with self._step("stacks") as step:
             told = self._stacks()
-            self._files["stacks.txt"] = told.text or f"(no stacks: {told.problem})\n".encode()
+            self._files["stacks.txt"] = told.text or self._own_report(told.problem)
             step.problem = told.problem
-        found = summary.findings(
-            order, told.text.decode("utf-8", "replace"), told.problem, self._wchan(told.state)
-        )
+        found = summary.NOTHING_FOUND
+        with self._step("findings"):
+            text = told.text.decode("utf-8", "replace")
+            found = summary.findings(order, text, told.problem, self._wchan(told.state))
         fields = summary.reason_fields(order, found, self._boot_id())
         with self._step("memory"):
             self._files["reason.json"] = _json(fields)
@@ -98,13 +99,14 @@ class _Collection:
                 _json_line({"arrived_at": at, **asdict(beat)}) for at, beat in order.beats
             )
             self._files["output.tail"] = order.output_tail
-        first = self._begin_writing(dict(self._files), finish=False)
+        first = None if self.disk_problem else self._begin_writing(dict(self._files), finish=False)
         written = set(self._files)
         self._look_around()
         if first is not None:
             self._end_writing(first, self._write_by)
-        text = summary.summary(order, fields, found, self._troubles)
-        self._files["summary.txt"] = text.encode("utf-8", "replace")
+        with self._step("summary"):
+            text = summary.summary(order, fields, found, self._troubles)
+            self._files["summary.txt"] = text.encode("utf-8", "replace")
         self._files["manifest.json"] = _json(
             {"format": 1, "took_s": round(time.monotonic() - self._begun_at, 4), "steps": self._steps}
         )
@@ -132,6 +134,16 @@ class _Collection:
         opened = stacks.open_stacks(order.pid) if order.stacks_fd is None else None
         fd = order.stacks_fd if opened is None else opened
         return stacks.ask(order.pid, order.pidfd, fd, order.victim_until)
+
+    def _own_report(self, problem: str) -> bytes:
+        """Instead of fresh stacks, what the worker itself told of its loop while it stood."""
+        told = f"(no stacks: {problem})\n"
+        for at, beat in reversed(self._order.beats):
+            if beat.stall_stack:
+                age_s = self._order.monotonic_s - at
+                told += f"\nThe worker's own report of its loop, {age_s:.1f} s before:\n{beat.stall_stack}\n"
+                break
+        return told.encode("utf-8", "replace")
 
     def _look_around(self) -> None:
         """Take what the kernel knows, the costly part of it beside the rest."""
@@ -179,7 +191,7 @@ class _Collection:
             return None
 
     def _end_writing(self, writing: Apart, until: float) -> None:
-        result = self._joined(writing, until)
+        result = self._joined(writing, until, on_disk=True)
         if result.problem:
             self.disk_hangs = result.problem == "not done in time"
             self.disk_problem = "the disk hangs" if self.disk_hangs else result.problem
@@ -201,10 +213,10 @@ class _Collection:
     def _step(self, name: str) -> _Step:
         return _Step(name, self._steps, self._troubles)
 
-    def _joined(self, apart: Apart, until: float) -> ApartResult:
+    def _joined(self, apart: Apart, until: float, *, on_disk: bool = False) -> ApartResult:
         result = apart.join(until)
         if result.stuck is not None:
-            self.stuck.append(result.stuck)
+            self.stuck.append(replace(result.stuck, on_disk=on_disk))
         return result
 
     def _wchan(self, state: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -149,7 +148,7 @@ class EvidenceDesk:
         is_urgent = not (is_dead or action.post_mortem or action.command_id)
         victim_until = now + (self.config.evidence_timeout_s if is_urgent else UNHURRIED_S)
         # Strictly later than the one before: names are unique, and sort even when the clock is set back a bit.
-        self._last_wall_s = max(time.time(), self._last_wall_s + 1e-6)
+        self._last_wall_s = max(time.time(), self._last_wall_s + 2e-6)
         try:
             status = self.status()
         except Exception as error:
@@ -178,8 +177,14 @@ class EvidenceDesk:
             runtime_dir=self.config.runtime_dir,
             keep=self.config.evidence_keep,
             keep_bytes=self.config.evidence_keep_bytes,
+            avoid_disk=self._disk_hangs(),
             result_fd=result_fd,
         )
+
+    def _disk_hangs(self) -> bool:
+        """Whether one of ours sits in the disk and cannot be ended: another one would only join it."""
+        tidying = (entry.deadline_at is None and entry.is_told for entry in self._open.values())
+        return any(one.on_disk and _is_there(one) for one in self._stuck) or any(tidying)
 
     def _find(self, incarnation: Incarnation) -> Life | None:
         ended = (life for life in self.workers.ended if life.incarnation == incarnation)
@@ -264,10 +269,8 @@ class EvidenceDesk:
                 self._answered(entry, Answer("", "the evidence helper did not answer in time"))
 
     def close(self) -> None:
-        """End what is under way, for the nanny's own exit; nobody is told any more."""
+        """Let go, for the nanny's own exit: bundles under way are finished without us, and nobody is told."""
         for entry in self._open.values():
-            with suppress(OSError):
-                pidfd.send_signal(entry.helper.pidfd, signal.SIGKILL)
             self.reaper.forget(entry.helper.pid)
             os.close(entry.helper.pidfd)
             if entry.result_fd >= 0:

@@ -49,6 +49,8 @@ class Order:
     runtime_dir: str
     keep: int
     keep_bytes: int
+    avoid_disk: bool
+    """An earlier collector hangs there: keep the bundle in memory at once."""
     result_fd: int
 
     @property

@@ -32,6 +32,9 @@ class Findings:
     """Who says so: the stacks, the last beat, the kernel, the exit; or why nobody does."""
 
 
+NOTHING_FOUND: Final = Findings(None, "", "", "")
+
+
 def findings(order: Order, stacks: str, no_stacks: str, wchan: str) -> Findings:
     """Judge by the best witness: the stacks, then the worker's own last words, then the kernel.
 
@@ -85,7 +88,7 @@ def reason_fields(order: Order, found: Findings, boot_id: str) -> dict[str, Any]
         "hostname": uname.nodename,
         "node": order.node_name or uname.nodename,
         "versions": {
-            "nanny": order.status.get("nanny_version", ""),
+            "nanny": order.status.get("version", ""),
             "python": ".".join(map(str, sys.version_info[:3])),
             "kernel": uname.release,
             "machine": uname.machine,

@@ -95,11 +95,14 @@ def cgroup(path: str | None) -> str:
 
 
 def costly(pid: int, tell: Callable[[bytes], None], proc: str = "/proc") -> None:
-    """Tell, piece by piece, what may hang: kernel stacks, limits, descriptors, command line, memory map."""
+    """Tell, piece by piece, what may hang: kernel stacks, limits, descriptors, command line, memory map.
+
+    The last two need the lock of the memory map, which a thread in D state may hold for ever.
+    """
     base = f"{proc}/{pid}"
     for part in (_kernel_stacks, _limits, _descriptors, _command_line, _memory_map):
         try:
-            text = part(base)
+            text = part(base) if part not in _LOCKING or not _sleeps_uninterruptibly(base) else _NOT_READ
         except OSError as error:
             text = f"== {part.__name__.strip('_').replace('_', ' ')}\n({error.strerror})\n"
         tell(text.encode("utf-8", "backslashreplace").replace(b"\0", b" "))
@@ -151,6 +154,17 @@ def _memory_map(base: str) -> str:
     lines = [f"== memory map: {count} mappings of {len(sizes)} names; the largest, in KiB of address space"]
     lines += [f"{size >> 10} {name}" for name, size in largest[:_MAPPINGS_LIMIT]]
     return "\n".join(lines) + "\n"
+
+
+_LOCKING: Final = (_command_line, _memory_map)
+_NOT_READ: Final = "(not read: a thread in D state may hold the lock of the memory map)\n"
+
+
+def _sleeps_uninterruptibly(base: str) -> bool:
+    return any(
+        _name_and_state(_read_or(f"{base}/task/{tid}/stat", ""))[1] == "D"
+        for tid in os.listdir(f"{base}/task")
+    )
 
 
 def _thread_line(base: str, tid: int) -> str:

@@ -78,7 +78,10 @@ class Node:
         self.output_read, self.output_write = os.pipe()
         os.set_blocking(self.output_read, False)
         self.output = b""
-        self.status: Callable[[], dict[str, Any]] = lambda: {"because": ["a test wants to know"]}
+        self.status: Callable[[], dict[str, Any]] = lambda: {
+            "version": "1.2.3",
+            "because": ["a test wants to know"],
+        }
         self.saved: list[Saved] = []
         self.workers = self._worker_process(None)
         self.desk = EvidenceDesk(

@@ -80,7 +80,7 @@ NUMBERS = st.integers(0, 2**53)
         NUMBERS,
         TEXT,
         TEXT,
-        st.lists(st.builds(Stuck, NUMBERS, NUMBERS)).map(tuple),
+        st.lists(st.builds(Stuck, NUMBERS, NUMBERS, st.booleans())).map(tuple),
     )
 )
 def test_an_answer_is_one_bounded_line_and_is_read_back(answer: Answer) -> None:
@@ -98,7 +98,7 @@ def test_a_strange_line_is_no_answer(line: bytes) -> None:
     assert parse(line) is None
 
 
-@pytest.mark.parametrize("stuck", ["[[1]]", "[1]", '[["1", 2]]', "[[true, 2]]", "7"])
+@pytest.mark.parametrize("stuck", ["[[1]]", "[1]", '[["1", 2]]', "[[true, 2, true]]", "[[1, 2, 3]]", "7"])
 def test_an_answer_of_another_shape_is_none(stuck: str) -> None:
     line = f'{{"bundle":"","message":"","size_bytes":0,"stalled_at":"","signature":"","stuck":{stuck}}}'
     assert parse(line.encode()) is None

@@ -14,6 +14,7 @@ import pytest
 from nanny.core.actions import CollectEvidence
 from nanny.evidence.desk import ANSWER_MARGIN_S, COLLECTORS_LIMIT
 from nanny.evidence.listing import list_bundles
+from nanny.linux import pidfd as pidfds
 from nanny.linux import procfs
 from tests.nanny.evidence.conftest import WITH_STACKS, Node
 from tests.nanny.evidence.test_bundle import ASLEEP
@@ -180,3 +181,30 @@ def test_the_nanny_is_held_up_by_no_more_than_a_fork(node: Node) -> None:
     assert time.process_time() - begun_at < 0.5
     assert node.answers == []
     node.turn_until(lambda: node.answers, "the answer")
+
+
+@needs_dead_mount
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_disk_that_stays_dead_costs_one_stuck_step_however_often_evidence_is_taken(node: Node) -> None:
+    life = node.spawn(WITH_STACKS + ASLEEP)
+    node.configure(evidence_timeout_s=1.0)
+    with dead_mount(Path(node.config.state_dir, "evidence")):
+        answers = [node.collect(life) for _ in range(COLLECTORS_LIMIT + 2)]
+        assert node.desk.collectors == 1
+    assert all(answer.bundle for answer in answers)
+    assert "the disk still hangs" in answers[-1].message
+    node.turn_until(lambda: node.desk.collectors == 0, "the freed step to be gone")
+    assert node.file(node.collect(life).bundle, "reason.json")
+
+
+def test_a_collector_outlives_its_nanny_and_finishes_the_bundle(node: Node) -> None:
+    life = node.spawn(WITH_STACKS + ASLEEP)
+    order(node, life.incarnation)
+    (collector,) = node.desk._open.values()
+    pidfd = os.dup(collector.helper.pidfd)
+    node.desk.close()
+    node.turn_until(lambda: pidfds.has_exited(pidfd), "the collector's end")
+    os.close(pidfd)
+    assert os.listdir(f"{node.config.state_dir}/evidence") == [collector.name]
+    assert node.answers == []
