@@ -231,8 +231,6 @@ class EvidenceDesk:
         self._tell(entry.action, answer.bundle, "; ".join(filter(None, (message, answer.message))))
 
     def _tell(self, action: CollectEvidence, bundle: str, message: str) -> None:
-        say = self.log.info if bundle else self.log.warning
-        say("evidence", incarnation=str(action.incarnation), bundle=bundle, message=message)
         self.supervisor.tell(EvidenceCollected(action.incarnation, bundle, message, action.command_id))
 
     def _reaped(self, entry: _Open, status: ExitStatus) -> None:

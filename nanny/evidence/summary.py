@@ -66,6 +66,7 @@ def reason_fields(order: Order, found: Findings, boot_id: str) -> dict[str, Any]
     """Give the fields of ``reason.json``."""
     last_at, last = order.beats[-1] if order.beats else (None, None)
     uname = os.uname()
+    nanny = order.status.get("nanny")
     return {
         "format": 1,
         "bundle": order.name,
@@ -88,7 +89,7 @@ def reason_fields(order: Order, found: Findings, boot_id: str) -> dict[str, Any]
         "hostname": uname.nodename,
         "node": order.node_name or uname.nodename,
         "versions": {
-            "nanny": order.status.get("version", ""),
+            "nanny": str(nanny.get("version", "")) if isinstance(nanny, dict) else "",
             "python": ".".join(map(str, sys.version_info[:3])),
             "kernel": uname.release,
             "machine": uname.machine,

@@ -79,7 +79,7 @@ class Node:
         os.set_blocking(self.output_read, False)
         self.output = b""
         self.status: Callable[[], dict[str, Any]] = lambda: {
-            "version": "1.2.3",
+            "nanny": {"version": "1.2.3"},
             "because": ["a test wants to know"],
         }
         self.saved: list[Saved] = []
