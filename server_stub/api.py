@@ -173,7 +173,7 @@ class Api:
                 and (unwanted_life is None or page["incarnation"] != unwanted_life)
             )
             left_s = ends_at - self.clock.monotonic()
-            if is_as_asked or left_s <= 0:
+            if is_as_asked or left_s <= 0 or self.changes.is_closed:
                 return web.json_response(page)
             await self.changes.wait_beyond(record.id, revision, left_s)
 
@@ -252,7 +252,7 @@ class Api:
             if command is None:
                 raise Problem("no-such-command", f"there is no command {command_id[:64]!r}")
             left_s = ends_at - self.clock.monotonic()
-            if command.is_finished or left_s <= 0:
+            if command.is_finished or left_s <= 0 or self.changes.is_closed:
                 return web.json_response(self.views.command(command))
             await self.changes.wait_beyond(command_id, revision, left_s)
 
@@ -283,7 +283,7 @@ class Api:
             async with self.database.reading() as session:
                 found = await events.after(session, after, limit)
             left_s = ends_at - self.clock.monotonic()
-            if found or left_s <= 0:
+            if found or left_s <= 0 or self.changes.is_closed:
                 break
             await self.changes.wait_beyond(EVENTS, revision, left_s)
         newest = found[-1].seq if found else after
@@ -311,6 +311,7 @@ class Api:
 
     async def get_metrics(self, _request: web.Request) -> web.Response:
         """Give the metrics."""
+        self.metrics.set("waiting_clients", self.changes.waiters)
         return web.Response(
             text=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

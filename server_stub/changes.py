@@ -34,8 +34,9 @@ class Changes:
         self._newest = first
         self._revisions: dict[str, int] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._waiters = 0
-        self._is_closed = False
+        self.waiters = 0
+        self.is_closed = False
+        """The server is going: answer with what there is."""
 
     def revision(self, subject: str) -> int:
         """Give the subject's present number."""
@@ -54,18 +55,18 @@ class Changes:
         Raises:
             TooManyWaiters: the bound is reached.
         """
-        if timeout_s <= 0 or self._is_closed or self.revision(subject) != revision:
+        if timeout_s <= 0 or self.is_closed or self.revision(subject) != revision:
             return
-        if self._waiters >= WAITERS_LIMIT:
+        if self.waiters >= WAITERS_LIMIT:
             raise TooManyWaiters
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(subject, set()).add(future)
-        self._waiters += 1
+        self.waiters += 1
         try:
             with suppress(TimeoutError):
                 await asyncio.wait_for(future, timeout_s)
         finally:
-            self._waiters -= 1
+            self.waiters -= 1
             futures = self._waiting.get(subject)
             if futures is not None:
                 futures.discard(future)
@@ -74,7 +75,7 @@ class Changes:
 
     def close(self) -> None:
         """Wake everyone, for good: the server is going."""
-        self._is_closed = True
+        self.is_closed = True
         for subject in list(self._waiting):
             self._wake(subject)
 

@@ -103,6 +103,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         database = await _open_database(database_url(config))
+        stack.callback(log.info, "server has stopped")
         stack.push_async_callback(database.close)
         changes = Changes(int(clock.wall() * 1000))
         arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
@@ -227,7 +228,9 @@ async def _open_database(url: str) -> Database:
     try:
         return await Database.open(url)
     except Exception as error:
-        raise StartError(f"cannot open the database {url}: {error}") from error
+        raise StartError(
+            f"cannot open the database {url}: {getattr(error, 'orig', None) or error}"
+        ) from error
 
 
 async def _run_loops(syncer: Syncer, commands: Commands) -> None:

@@ -30,6 +30,7 @@ DECLARED: Final[Mapping[str, tuple[str, str]]] = {
     "messages_received_total": ("counter", "Messages delivered, by type."),
     "commands_total": ("counter", "Changes of commands, by new state."),
     "command_contradictions_total": ("counter", "Outcomes that differed from the one already stored."),
+    "waiting_clients": ("gauge", "Requests that wait for a change."),
     "http_requests_total": ("counter", "Requests to the API, by status."),
 }
 

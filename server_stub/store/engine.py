@@ -8,6 +8,7 @@ never fails at its first write. Knows no table but through their metadata. https
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -52,7 +53,11 @@ class Database:
     @classmethod
     async def open(cls, url: str) -> Self:
         """Open the database and make what tables it lacks."""
-        is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        where = make_url(url)
+        is_sqlite = where.get_backend_name() == "sqlite"
+        if is_sqlite and where.database:
+            # The driver's thread outlives a failed first open, and then shouts at a closed loop.
+            sqlite3.connect(where.database).close()
         arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if is_sqlite else {}
         engine = create_async_engine(url, **arguments)
         if is_sqlite:

@@ -29,7 +29,7 @@ def serve(tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def start(clock: Any = None, **changed: Any) -> AsyncIterator[RunningServer]:
-        settings = {
+        settings: dict[str, Any] = {
             "port": 0,
             "database": str(tmp_path / "server.sqlite3"),
             "probe_interval_s": 2.0,

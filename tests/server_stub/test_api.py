@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
 import pytest
@@ -33,12 +33,12 @@ async def node(client: Client, peers: Peers) -> Peer:
     return link
 
 
-def test_every_route_has_its_handler():
+def test_every_route_has_its_handler() -> None:
     assert [route.handler for route in ROUTES if not callable(getattr(Api, route.handler, None))] == []
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-async def test_no_route_answers_a_web_page(client: Client, route: Any):
+async def test_no_route_answers_a_web_page(client: Client, route: Any) -> None:
     path = route.path.format(node="node-1", command="c")
     headers = {"Origin": "http://evil.example"}
 
@@ -59,16 +59,18 @@ async def test_no_route_answers_a_web_page(client: Client, route: Any):
         ("", 403),
     ],
 )
-async def test_a_loopback_server_answers_to_loopback_names_only(client: Client, host: str, status: int):
+async def test_a_loopback_server_answers_to_loopback_names_only(
+    client: Client, host: str, status: int
+) -> None:
     async with client.http.get(f"{client.url}/livez", headers={"Host": host}) as response:
         assert response.status == status
 
 
-def test_debug_routes_are_for_loopback_alone():
+def test_debug_routes_are_for_loopback_alone() -> None:
     from server_stub.problems import Problem
 
     class Request:
-        headers: dict[str, str] = {}
+        headers: ClassVar[dict[str, str]] = {}
         host = "10.0.0.1:8470"
 
     Authorisation(host="10.0.0.1").allow(Request(), Permission.COMMAND)  # type: ignore[arg-type]
@@ -99,7 +101,7 @@ def test_debug_routes_are_for_loopback_alone():
 )
 async def test_what_cannot_be_is_a_problem_document(
     client: Client, node: Peer, method: str, path: str, status: int
-):
+) -> None:
     async with client.http.request(method, f"{client.url}{path}") as response:
         problem = await response.json(content_type="application/problem+json")
 
@@ -135,21 +137,23 @@ GOOD = {"kind": "restart", "reason": "why"}
         (GOOD | {"surprise": 1}, "surprise"),
     ],
 )
-async def test_an_order_that_cannot_be_is_refused_by_field(client: Client, node: Peer, body: Any, field: str):
+async def test_an_order_that_cannot_be_is_refused_by_field(
+    client: Client, node: Peer, body: Any, field: str
+) -> None:
     problem = await client.post("/v1/nodes/node-1/commands", body, expect=422)
 
     assert problem["field"] == field
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 60_000, b'{"kind": NaN}'])
-async def test_a_body_that_is_no_json_object_is_refused(client: Client, node: Peer, body: bytes):
+async def test_a_body_that_is_no_json_object_is_refused(client: Client, node: Peer, body: bytes) -> None:
     url = f"{client.url}/v1/nodes/node-1/commands"
     async with client.http.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
         assert response.status in {400, 422}
         assert (await response.json(content_type="application/problem+json"))["status"] == response.status
 
 
-async def test_an_oversized_body_is_refused(client: Client, node: Peer):
+async def test_an_oversized_body_is_refused(client: Client, node: Peer) -> None:
     url = f"{client.url}/v1/nodes/node-1/commands"
     async with client.http.post(
         url, data=b'"' + b"x" * 100_000 + b'"', headers={"Content-Type": "application/json"}
@@ -157,14 +161,14 @@ async def test_an_oversized_body_is_refused(client: Client, node: Peer):
         assert response.status == 413
 
 
-async def test_a_form_is_no_order(client: Client, node: Peer):
+async def test_a_form_is_no_order(client: Client, node: Peer) -> None:
     async with client.http.post(
         f"{client.url}/v1/nodes/node-1/commands", data={"kind": "restart"}
     ) as response:
         assert response.status == 400
 
 
-async def test_the_same_key_makes_one_command(client: Client, node: Peer):
+async def test_the_same_key_makes_one_command(client: Client, node: Peer) -> None:
     first = await client.post("/v1/nodes/node-1/commands", GOOD, Idempotency_Key="k1")
     second = await client.post("/v1/nodes/node-1/commands", GOOD, 200, Idempotency_Key="k1")
     other = await client.post("/v1/nodes/node-1/commands", GOOD, Idempotency_Key="k2")
@@ -182,7 +186,7 @@ async def test_the_same_key_makes_one_command(client: Client, node: Peer):
     assert sorted(response.status for response in both) == [200, 200, 200, 200, 202]
 
 
-async def test_the_same_key_for_another_request_is_refused(client: Client, node: Peer):
+async def test_the_same_key_for_another_request_is_refused(client: Client, node: Peer) -> None:
     await client.post("/v1/nodes/node-1/commands", GOOD, Idempotency_Key="k1")
 
     problem = await client.post(
@@ -192,7 +196,7 @@ async def test_the_same_key_for_another_request_is_refused(client: Client, node:
     assert problem["type"] == "urn:nodenanny:problem:idempotency-key-reused"
 
 
-async def test_a_new_command_says_where_it_is(client: Client, node: Peer):
+async def test_a_new_command_says_where_it_is(client: Client, node: Peer) -> None:
     async with client.http.post(f"{client.url}/v1/nodes/node-1/commands", json=GOOD) as response:
         command = await response.json()
 
@@ -201,7 +205,7 @@ async def test_a_new_command_says_where_it_is(client: Client, node: Peer):
     assert (await client.get(response.headers["Location"]))["id"] == command["id"]
 
 
-async def test_current_is_the_life_that_the_nanny_told_of(client: Client, node: Peer):
+async def test_current_is_the_life_that_the_nanny_told_of(client: Client, node: Peer) -> None:
     await node.send(nanny_report("running", 5))
     page = await client.get("/v1/nodes/node-1", wait_s=10, not_incarnation=str(life(1)))
     assert page["incarnation"] == str(life(5))
@@ -212,7 +216,7 @@ async def test_current_is_the_life_that_the_nanny_told_of(client: Client, node: 
     assert (await node.expect(CommandOrder)).target == life(5)
 
 
-async def test_current_of_a_node_that_told_no_life_is_a_conflict(client: Client, peers: Peers):
+async def test_current_of_a_node_that_told_no_life_is_a_conflict(client: Client, peers: Peers) -> None:
     link = peers(Role.LINK, "mute")
     await link.connect()
 
@@ -222,7 +226,7 @@ async def test_current_of_a_node_that_told_no_life_is_a_conflict(client: Client,
     await client.post("/v1/nodes/mute/commands", GOOD | {"target_incarnation": None})
 
 
-async def test_unfinished_commands_of_a_node_are_bounded(client: Client, node: Peer):
+async def test_unfinished_commands_of_a_node_are_bounded(client: Client, node: Peer) -> None:
     for _ in range(100):
         await client.order("collect-evidence")
 
@@ -231,7 +235,7 @@ async def test_unfinished_commands_of_a_node_are_bounded(client: Client, node: P
     assert problem["status"] == 429
 
 
-async def test_a_wait_ends_with_the_change(client: Client, node: Peer):
+async def test_a_wait_ends_with_the_change(client: Client, node: Peer) -> None:
     page = await client.get("/v1/nodes/node-1")
     waiting = asyncio.create_task(client.get("/v1/nodes/node-1", wait_s=50, revision=page["revision"]))
     fleet = asyncio.create_task(
@@ -246,13 +250,13 @@ async def test_a_wait_ends_with_the_change(client: Client, node: Peer):
         await fleet
 
 
-async def test_a_wait_ends_with_its_time_and_answers_all_the_same(client: Client, node: Peer):
+async def test_a_wait_ends_with_its_time_and_answers_all_the_same(client: Client, node: Peer) -> None:
     page = await client.get("/v1/nodes/node-1", wait_s=0.05, until="MAINTENANCE")
 
     assert page["name"] == "node-1"
 
 
-async def test_events_are_waited_for_and_read_on_from_the_last(client: Client, peers: Peers):
+async def test_events_are_waited_for_and_read_on_from_the_last(client: Client, peers: Peers) -> None:
     seen = await client.get("/v1/events")
     waiting = asyncio.create_task(client.get("/v1/events", wait_s=50, after=seen["after"]))
     await asyncio.sleep(0)
@@ -265,7 +269,7 @@ async def test_events_are_waited_for_and_read_on_from_the_last(client: Client, p
     assert news["after"] > seen["after"]
 
 
-async def test_the_lists_hold_what_was_made(client: Client, node: Peer, peers: Peers):
+async def test_the_lists_hold_what_was_made(client: Client, node: Peer, peers: Peers) -> None:
     await peers(Role.LINK, "node-0").connect()
     made = [(await client.order("reload"))["id"] for _ in range(3)]
     other = (await client.order("reload", "node-0"))["id"]
@@ -279,7 +283,7 @@ async def test_the_lists_hold_what_was_made(client: Client, node: Peer, peers: P
     assert lists == {"nodes": ["node-0", "node-1"], "node-1": made[::-1], "all": [other, made[2]]}
 
 
-async def test_the_server_says_that_it_is_well(client: Client, node: Peer):
+async def test_the_server_says_that_it_is_well(client: Client, node: Peer) -> None:
     assert await client.get("/livez") == {"status": "ok"}
     assert await client.get("/readyz") == {"status": "ok", "nodes": 1}
     async with client.http.get(f"{client.url}/metrics") as response:
@@ -288,7 +292,7 @@ async def test_the_server_says_that_it_is_well(client: Client, node: Peer):
     assert text.endswith("\n")
 
 
-async def test_telemetry_is_passed_on_as_it_came(client: Client, peers: Peers):
+async def test_telemetry_is_passed_on_as_it_came(client: Client, peers: Peers) -> None:
     worker = peers(Role.WORKER)
     await worker.connect()
     telemetry = {
@@ -313,7 +317,7 @@ async def test_telemetry_is_passed_on_as_it_came(client: Client, peers: Peers):
 
 async def test_a_bug_in_a_route_is_a_problem_document_without_its_inside(
     server: RunningServer, client: Client, node: Peer, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     def broken(_record: Any) -> None:
         raise RuntimeError("secret")
 
@@ -325,13 +329,13 @@ async def test_a_bug_in_a_route_is_a_problem_document_without_its_inside(
     assert server.metrics.value("http_requests_total", status="500") == 1
 
 
-def test_every_problem_has_a_status_of_an_error():
+def test_every_problem_has_a_status_of_an_error() -> None:
     assert all(400 <= status < 600 and title for status, title in STATUS.values())
 
 
 async def test_a_client_that_never_ends_its_body_is_answered(
     client: Client, node: Peer, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     from server_stub import api
 
     monkeypatch.setattr(api, "BODY_TIMEOUT_S", 0.1)

@@ -21,10 +21,12 @@ from tests.support.server_peers import Client, Peer, life, nanny_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from server_stub.main import RunningServer
 
     Peers = Callable[..., Peer]
+    Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
 
 async def known(client: Client, peers: Peers) -> Peer:
@@ -38,7 +40,7 @@ async def known(client: Client, peers: Peers) -> Peer:
     return link
 
 
-async def test_a_command_goes_to_the_link_and_its_outcome_comes_back(client: Client, peers: Peers):
+async def test_a_command_goes_to_the_link_and_its_outcome_comes_back(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
 
     command = await client.order(target_incarnation="current", time_to_live_s=60.0, parameters={"why": "x"})
@@ -57,7 +59,7 @@ async def test_a_command_goes_to_the_link_and_its_outcome_comes_back(client: Cli
     assert all(finished[when] for when in ("created", "sent", "accepted", "finished"))
 
 
-async def test_every_step_is_an_event_in_order(client: Client, peers: Peers):
+async def test_every_step_is_an_event_in_order(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
     command = await client.order()
     order = await link.expect(CommandOrder)
@@ -71,7 +73,7 @@ async def test_every_step_is_an_event_in_order(client: Client, peers: Peers):
     assert steps == ["command.queued", "command.sent", "command.accepted", "command.done"]
 
 
-async def test_a_command_for_a_node_that_is_away_waits_for_its_link(client: Client, peers: Peers):
+async def test_a_command_for_a_node_that_is_away_waits_for_its_link(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
     await link.disconnect()
     link.session.session_id = None  # its link was restarted, and knows no session
@@ -83,7 +85,7 @@ async def test_a_command_for_a_node_that_is_away_waits_for_its_link(client: Clie
     assert (await link.expect(CommandOrder)).command_id == command["id"]
 
 
-async def test_commands_arrive_in_the_order_in_which_they_were_given(client: Client, peers: Peers):
+async def test_commands_arrive_in_the_order_in_which_they_were_given(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
 
     given = [(await client.order("collect-evidence"))["id"] for _ in range(20)]
@@ -91,7 +93,9 @@ async def test_commands_arrive_in_the_order_in_which_they_were_given(client: Cli
     assert [(await link.expect(CommandOrder)).command_id for _ in given] == given
 
 
-async def test_what_was_sent_and_not_confirmed_is_sent_again_in_a_new_session(client: Client, peers: Peers):
+async def test_what_was_sent_and_not_confirmed_is_sent_again_in_a_new_session(
+    client: Client, peers: Peers
+) -> None:
     link = await known(client, peers)
     command = await client.order()
     await link.expect(CommandOrder)
@@ -103,7 +107,7 @@ async def test_what_was_sent_and_not_confirmed_is_sent_again_in_a_new_session(cl
     assert (await fresh.expect(CommandOrder)).command_id == command["id"]
 
 
-async def test_an_accepted_command_is_not_sent_again(client: Client, peers: Peers):
+async def test_an_accepted_command_is_not_sent_again(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
     first = await client.order()
     order = await link.expect(CommandOrder)
@@ -120,7 +124,9 @@ async def test_an_accepted_command_is_not_sent_again(client: Client, peers: Peer
     assert (await fresh.expect(CommandOrder)).command_id == second["id"]
 
 
-async def test_what_was_never_sent_in_time_is_expired_and_never_delivered(client: Client, peers: Peers):
+async def test_what_was_never_sent_in_time_is_expired_and_never_delivered(
+    client: Client, peers: Peers
+) -> None:
     link = await known(client, peers)
     await link.disconnect()
     page = await client.get("/v1/nodes/node-1")
@@ -136,7 +142,9 @@ async def test_what_was_never_sent_in_time_is_expired_and_never_delivered(client
     assert (await link.expect(CommandOrder)).command_id == later["id"]
 
 
-async def test_what_may_have_arrived_is_not_called_expired_but_asked_for_again(client: Client, peers: Peers):
+async def test_what_may_have_arrived_is_not_called_expired_but_asked_for_again(
+    client: Client, peers: Peers
+) -> None:
     link = await known(client, peers)
     command = await client.order(time_to_live_s=0.05)
     await link.expect(CommandOrder)
@@ -152,7 +160,9 @@ async def test_what_may_have_arrived_is_not_called_expired_but_asked_for_again(c
     assert (await client.finished(command["id"]))["state"] == "expired"
 
 
-async def test_an_outcome_told_twice_is_stored_once_and_acknowledged_twice(client: Client, peers: Peers):
+async def test_an_outcome_told_twice_is_stored_once_and_acknowledged_twice(
+    client: Client, peers: Peers
+) -> None:
     link = await known(client, peers)
     command = await client.order()
     order = await link.expect(CommandOrder)
@@ -168,7 +178,7 @@ async def test_an_outcome_told_twice_is_stored_once_and_acknowledged_twice(clien
 
 async def test_a_second_other_outcome_changes_nothing_and_is_counted(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     link = await known(client, peers)
     command = await client.order()
     order = await link.expect(CommandOrder)
@@ -182,7 +192,7 @@ async def test_a_second_other_outcome_changes_nothing_and_is_counted(
 
 async def test_news_of_an_unknown_command_is_acknowledged_so_that_the_nanny_may_forget_it(
     client: Client, peers: Peers
-):
+) -> None:
     link = await known(client, peers)
     unknown = "0190a000-0000-7000-8000-000000000000"
 
@@ -191,7 +201,7 @@ async def test_news_of_an_unknown_command_is_acknowledged_so_that_the_nanny_may_
     assert (await link.expect(OutcomeAcknowledged)).command_id == unknown
 
 
-async def test_a_link_cannot_end_another_nodes_command(client: Client, peers: Peers):
+async def test_a_link_cannot_end_another_nodes_command(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
     command = await client.order()
     stranger = peers(Role.LINK, "node-2")
@@ -205,7 +215,7 @@ async def test_a_link_cannot_end_another_nodes_command(client: Client, peers: Pe
 
 
 @pytest.mark.slow
-async def test_a_server_killed_at_any_point_loses_no_command_and_no_outcome(serve, tmp_path):
+async def test_a_server_killed_at_any_point_loses_no_command_and_no_outcome(serve: Serve) -> None:
     """Start after start on the same file; each life ends without a word after one more step of the command."""
     async with aiohttp.ClientSession() as http:
         async with serve() as server:
@@ -247,7 +257,7 @@ async def test_a_server_killed_at_any_point_loses_no_command_and_no_outcome(serv
 
 async def test_an_outcome_of_a_command_whose_sending_was_forgotten_is_taken(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     """As after a database that was restored from before the sending."""
     link = await known(client, peers)
     command = await client.order()
@@ -265,7 +275,7 @@ async def test_an_outcome_of_a_command_whose_sending_was_forgotten_is_taken(
 
 async def test_a_failing_database_costs_the_session_so_that_the_outcome_is_told_again(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     from sqlalchemy import text
 
     link = await known(client, peers)
@@ -288,7 +298,7 @@ async def test_a_failing_database_costs_the_session_so_that_the_outcome_is_told_
     assert (await client.finished(command["id"]))["state"] == "done"
 
 
-async def test_reports_do_not_wait_for_commands_of_others(client: Client, peers: Peers):
+async def test_reports_do_not_wait_for_commands_of_others(client: Client, peers: Peers) -> None:
     link = await known(client, peers)
     busy = peers(Role.LINK, "busy")
     await busy.connect()

@@ -23,16 +23,18 @@ from tests.support.server_peers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from server_stub.main import RunningServer
     from tests.support.server_peers import Healthz
 
     Peers = Callable[..., Peer]
+    Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
 
 async def test_a_registration_alone_does_not_make_a_node_ready(
     client: Client, peers: Peers, healthz: Healthz
-):
+) -> None:
     healthz.hangs = True
     worker = peers(Role.WORKER)
     await worker.connect()
@@ -45,8 +47,8 @@ async def test_a_registration_alone_does_not_make_a_node_ready(
 
 
 async def test_a_registered_node_is_ready_after_its_first_good_probe_which_comes_at_once(
-    serve, peers: Peers, healthz: Healthz
-):
+    serve: Serve, peers: Peers, healthz: Healthz
+) -> None:
     async with (
         serve(probe_interval_s=30.0, offline_timeout_s=100.0) as server,
         aiohttp.ClientSession() as http,
@@ -62,7 +64,7 @@ async def test_a_registered_node_is_ready_after_its_first_good_probe_which_comes
 
 async def test_a_worker_that_is_starting_is_pending_and_probed_again_soon(
     client: Client, peers: Peers, healthz: Healthz
-):
+) -> None:
     healthz.says("starting")
     worker = peers(Role.WORKER)
     await worker.connect()
@@ -76,7 +78,7 @@ async def test_a_worker_that_is_starting_is_pending_and_probed_again_soon(
     await client.node_in("READY")
 
 
-async def test_the_nannys_word_reaches_the_page(client: Client, peers: Peers, healthz: Healthz):
+async def test_the_nannys_word_reaches_the_page(client: Client, peers: Peers, healthz: Healthz) -> None:
     link, worker = peers(Role.LINK), peers(Role.WORKER)
     await link.connect()
     await link.send(nanny_report())
@@ -94,7 +96,9 @@ async def test_the_nannys_word_reaches_the_page(client: Client, peers: Peers, he
     assert page["cpu"] == {"percent": 3.5}
 
 
-async def test_a_node_stopped_by_order_says_who_stopped_it(client: Client, peers: Peers, healthz: Healthz):
+async def test_a_node_stopped_by_order_says_who_stopped_it(
+    client: Client, peers: Peers, healthz: Healthz
+) -> None:
     link, worker = peers(Role.LINK), peers(Role.WORKER)
     await link.connect()
     await worker.connect()
@@ -110,7 +114,9 @@ async def test_a_node_stopped_by_order_says_who_stopped_it(client: Client, peers
     assert page["state_message"].startswith("by root by nannyctl: new disk (since 20")
 
 
-async def test_a_new_life_is_pending_until_it_is_probed(client: Client, peers: Peers, healthz: Healthz):
+async def test_a_new_life_is_pending_until_it_is_probed(
+    client: Client, peers: Peers, healthz: Healthz
+) -> None:
     link, worker = peers(Role.LINK), peers(Role.WORKER)
     await link.connect()
     await link.send(nanny_report())
@@ -136,7 +142,7 @@ async def test_a_new_life_is_pending_until_it_is_probed(client: Client, peers: P
     assert page["incarnation"] == str(life(2))
 
 
-async def test_a_worker_of_an_earlier_life_is_refused_while_the_nanny_runs_a_later(peers: Peers):
+async def test_a_worker_of_an_earlier_life_is_refused_while_the_nanny_runs_a_later(peers: Peers) -> None:
     link, stale, epoch = peers(Role.LINK), peers(Role.WORKER, "node-1", 1), peers(Role.WORKER, "node-1", 9)
     await link.connect()
     await link.send(nanny_report("running", 2))
@@ -150,7 +156,7 @@ async def test_a_worker_of_an_earlier_life_is_refused_while_the_nanny_runs_a_lat
 
 async def test_a_second_machine_with_the_same_node_id_is_refused_with_both_named(
     server: RunningServer, peers: Peers
-):
+) -> None:
     original, clone = peers(Role.LINK), peers(Role.LINK)
     await original.connect()
     clone.hello = hello(Role.LINK, machine_id="machine-of-the-clone", node_name="clone")
@@ -163,7 +169,7 @@ async def test_a_second_machine_with_the_same_node_id_is_refused_with_both_named
     assert "machine-of-the-clone" in refused.reason
 
 
-async def test_a_link_on_the_workers_endpoint_is_refused(server: RunningServer, peers: Peers):
+async def test_a_link_on_the_workers_endpoint_is_refused(server: RunningServer, peers: Peers) -> None:
     lost = peers(Role.LINK)
     lost._url = f"{server.url}/v1/worker"
 
@@ -173,7 +179,7 @@ async def test_a_link_on_the_workers_endpoint_is_refused(server: RunningServer, 
     assert refused.code == "wrong-endpoint"
 
 
-async def test_a_newer_connection_takes_the_older_ones_place(client: Client, peers: Peers):
+async def test_a_newer_connection_takes_the_older_ones_place(client: Client, peers: Peers) -> None:
     older, newer = peers(Role.LINK), peers(Role.LINK)
     await older.connect()
     await newer.connect()
@@ -188,7 +194,7 @@ async def test_a_newer_connection_takes_the_older_ones_place(client: Client, pee
     assert page["connections"]["link"]["is_open"]
 
 
-async def test_a_session_survives_its_connection_and_loses_no_message(client: Client, peers: Peers):
+async def test_a_session_survives_its_connection_and_loses_no_message(client: Client, peers: Peers) -> None:
     link = peers(Role.LINK)
     await link.connect()
     await link.disconnect()
@@ -204,7 +210,7 @@ async def test_a_session_survives_its_connection_and_loses_no_message(client: Cl
 
 async def test_a_close_by_the_server_ends_only_the_workers_connection(
     client: Client, peers: Peers, healthz: Healthz
-):
+) -> None:
     link, worker = peers(Role.LINK), peers(Role.WORKER)
     await link.connect()
     await link.send(nanny_report())
@@ -224,7 +230,7 @@ async def test_a_close_by_the_server_ends_only_the_workers_connection(
     assert page["connections"]["link"]["is_open"]
 
 
-async def test_a_peer_that_never_speaks_is_dropped_in_time(server: RunningServer, client: Client):
+async def test_a_peer_that_never_speaks_is_dropped_in_time(server: RunningServer, client: Client) -> None:
     async with client.http.ws_connect(f"{server.url}/v1/link") as socket:
         message = await socket.receive(timeout=10)
 
@@ -248,7 +254,7 @@ async def test_a_peer_that_never_speaks_is_dropped_in_time(server: RunningServer
 )
 async def test_garbage_costs_the_peer_its_connection_and_nobody_else(
     server: RunningServer, client: Client, peers: Peers, garbage: bytes
-):
+) -> None:
     good = peers(Role.LINK, "good")
     await good.connect()
 
@@ -263,7 +269,9 @@ async def test_garbage_costs_the_peer_its_connection_and_nobody_else(
     assert (await client.node_in("DEGRADED", "good"))["phase"] == "degraded"
 
 
-async def test_garbage_after_hello_ends_the_connection_and_is_counted(server: RunningServer, peers: Peers):
+async def test_garbage_after_hello_ends_the_connection_and_is_counted(
+    server: RunningServer, peers: Peers
+) -> None:
     link = peers(Role.LINK)
     await link.connect()
 
@@ -276,7 +284,7 @@ async def test_garbage_after_hello_ends_the_connection_and_is_counted(server: Ru
 
 async def test_a_frame_over_the_limit_ends_the_connection(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     link = peers(Role.LINK)
     await link.connect()
 
@@ -286,7 +294,7 @@ async def test_a_frame_over_the_limit_ends_the_connection(
     assert isinstance(await peers(Role.LINK).connect(), Established)
 
 
-async def test_a_text_frame_ends_the_connection(server: RunningServer, client: Client):
+async def test_a_text_frame_ends_the_connection(server: RunningServer, client: Client) -> None:
     async with client.http.ws_connect(f"{server.url}/v1/worker") as socket:
         await socket.send_str("hello")
         message = await socket.receive(timeout=10)
@@ -296,7 +304,7 @@ async def test_a_text_frame_ends_the_connection(server: RunningServer, client: C
 
 async def test_a_connection_cut_in_the_middle_of_a_frame_leaves_the_server_well(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(
         b"GET /v1/link HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -311,7 +319,7 @@ async def test_a_connection_cut_in_the_middle_of_a_frame_leaves_the_server_well(
     await client.get("/livez")
 
 
-async def test_a_message_that_is_not_the_peers_to_send_ends_the_connection(peers: Peers):
+async def test_a_message_that_is_not_the_peers_to_send_ends_the_connection(peers: Peers) -> None:
     worker = peers(Role.WORKER)
     await worker.connect()
 
@@ -322,7 +330,7 @@ async def test_a_message_that_is_not_the_peers_to_send_ends_the_connection(peers
 
 async def test_a_flood_of_reports_is_slowed_down_and_the_api_still_answers(
     server: RunningServer, client: Client, peers: Peers
-):
+) -> None:
     flooding = peers(Role.WORKER, "flood")
     await flooding.connect()
 
@@ -333,7 +341,7 @@ async def test_a_flood_of_reports_is_slowed_down_and_the_api_still_answers(
     assert server.metrics.value("messages_received_total", type="worker-report") < 1000
 
 
-async def test_a_peer_that_stops_reading_is_given_up_without_harm(serve, tmp_path):
+async def test_a_peer_that_stops_reading_is_given_up_without_harm(serve: Serve) -> None:
     async with serve(keepalive_interval_s=0.2) as server, aiohttp.ClientSession() as http:
         link = Peer(server.url, Role.LINK)
         await link.connect()

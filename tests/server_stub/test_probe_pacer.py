@@ -54,7 +54,7 @@ async def pacing(checks: Checks, interval_s: float, concurrency: int = 100) -> A
         await running
 
 
-async def test_each_watched_node_is_checked_again_and_again():
+async def test_each_watched_node_is_checked_again_and_again() -> None:
     checks = Checks()
     async with pacing(checks, 0.05) as pacer:
         for name in "abc":
@@ -65,7 +65,7 @@ async def test_each_watched_node_is_checked_again_and_again():
     assert set(checks.begun) == {"a", "b", "c"}
 
 
-async def test_a_check_asked_for_at_once_does_not_wait_for_its_turn():
+async def test_a_check_asked_for_at_once_does_not_wait_for_its_turn() -> None:
     checks = Checks()
     async with pacing(checks, 3600.0) as pacer:
         pacer.watch("a")
@@ -75,7 +75,7 @@ async def test_a_check_asked_for_at_once_does_not_wait_for_its_turn():
     assert checks.begun == {"a": 1}
 
 
-async def test_a_check_asked_for_at_once_replaces_the_one_under_way():
+async def test_a_check_asked_for_at_once_replaces_the_one_under_way() -> None:
     checks = Checks()
     checks.may_end.clear()
     async with pacing(checks, 3600.0) as pacer:
@@ -87,7 +87,7 @@ async def test_a_check_asked_for_at_once_replaces_the_one_under_way():
     assert checks.ended["a"] == 0
 
 
-async def test_a_check_that_overran_its_turns_is_not_doubled():
+async def test_a_check_that_overran_its_turns_is_not_doubled() -> None:
     checks = Checks()
     checks.may_end.clear()
     async with pacing(checks, 0.02) as pacer:
@@ -100,7 +100,7 @@ async def test_a_check_that_overran_its_turns_is_not_doubled():
         await checks.until("slow", 2)
 
 
-async def test_checks_under_way_are_bounded():
+async def test_checks_under_way_are_bounded() -> None:
     checks = Checks()
     checks.may_end.clear()
     async with pacing(checks, 3600.0, concurrency=3) as pacer:
@@ -114,7 +114,7 @@ async def test_checks_under_way_are_bounded():
             await checks.until(f"n{number}", 1)
 
 
-async def test_a_soon_check_comes_before_the_turn_and_never_delays_it():
+async def test_a_soon_check_comes_before_the_turn_and_never_delays_it() -> None:
     checks = Checks()
     async with pacing(checks, 3600.0) as pacer:
         pacer.watch("a")
@@ -123,7 +123,7 @@ async def test_a_soon_check_comes_before_the_turn_and_never_delays_it():
         await checks.until("a", 1)
 
 
-async def test_the_end_cancels_checks_under_way():
+async def test_the_end_cancels_checks_under_way() -> None:
     checks = Checks()
     checks.may_end.clear()
     async with pacing(checks, 3600.0) as pacer:

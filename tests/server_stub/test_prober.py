@@ -72,14 +72,16 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
 
 async def test_a_good_answer_ends_the_check_at_the_first_try(
     prober: Prober, healthz: Healthz, metrics: Metrics
-):
+) -> None:
     fact = await prober.check("node-1", "127.0.0.1", healthz.port)
 
     assert (fact.result, fact.status, fact.incarnation) == (ProbeClass.OK, "ok", life(1))
     assert metrics.value("probe_tries_total") == 1
 
 
-async def test_a_stalled_worker_says_so_at_once_and_where(prober: Prober, healthz: Healthz, metrics: Metrics):
+async def test_a_stalled_worker_says_so_at_once_and_where(
+    prober: Prober, healthz: Healthz, metrics: Metrics
+) -> None:
     healthz.says("stalled", stalled_at="module:function")
 
     fact = await prober.check("node-1", "127.0.0.1", healthz.port)
@@ -88,7 +90,9 @@ async def test_a_stalled_worker_says_so_at_once_and_where(prober: Prober, health
     assert metrics.value("probe_tries_total") == 1
 
 
-async def test_the_stand_ins_answer_is_final_only_when_the_budget_is_spent(prober: Prober, healthz: Healthz):
+async def test_the_stand_ins_answer_is_final_only_when_the_budget_is_spent(
+    prober: Prober, healthz: Healthz
+) -> None:
     healthz.says("fallback")
     began_at = time.monotonic()
 
@@ -99,7 +103,7 @@ async def test_the_stand_ins_answer_is_final_only_when_the_budget_is_spent(probe
     assert time.monotonic() - began_at < 10.0
 
 
-async def test_a_worker_that_comes_back_within_the_budget_is_well(prober: Prober):
+async def test_a_worker_that_comes_back_within_the_budget_is_well(prober: Prober) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -111,7 +115,7 @@ async def test_a_worker_that_comes_back_within_the_budget_is_well(prober: Prober
     assert fact.result is ProbeClass.OK
 
 
-async def test_nobody_listening_is_refused_after_several_tries(prober: Prober, metrics: Metrics):
+async def test_nobody_listening_is_refused_after_several_tries(prober: Prober, metrics: Metrics) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         fact = await prober.check("node-1", "127.0.0.1", taken.getsockname()[1])
@@ -122,7 +126,7 @@ async def test_nobody_listening_is_refused_after_several_tries(prober: Prober, m
 
 async def test_a_worker_that_accepts_and_never_answers_is_a_timeout_within_the_budget(
     prober: Prober, healthz: Healthz
-):
+) -> None:
     healthz.hangs = True
     began_at = time.monotonic()
 
@@ -132,7 +136,7 @@ async def test_a_worker_that_accepts_and_never_answers_is_a_timeout_within_the_b
     assert time.monotonic() - began_at < QUICK.budget_s + 5.0
 
 
-async def test_connections_are_kept_between_checks_and_fresh_after_a_failure(prober: Prober):
+async def test_connections_are_kept_between_checks_and_fresh_after_a_failure(prober: Prober) -> None:
     connections: list[int] = []
     is_mute = False
 
@@ -159,7 +163,7 @@ async def test_connections_are_kept_between_checks_and_fresh_after_a_failure(pro
     assert connections[:2] == [4, 1]
 
 
-async def test_a_reset_connection_has_its_class(prober: Prober):
+async def test_a_reset_connection_has_its_class(prober: Prober) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
@@ -189,7 +193,7 @@ async def test_a_reset_connection_has_its_class(prober: Prober):
         "huge header",
     ],
 )  # fmt: skip
-async def test_what_is_no_answer_of_ours_is_a_bad_answer(brief: Prober, answer: bytes):
+async def test_what_is_no_answer_of_ours_is_a_bad_answer(brief: Prober, answer: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -199,7 +203,7 @@ async def test_what_is_no_answer_of_ours_is_a_bad_answer(brief: Prober, answer: 
         assert (await brief.check("node-1", "127.0.0.1", port)).result is ProbeClass.BAD_ANSWER
 
 
-async def test_an_endless_body_costs_bounded_memory_and_time(prober: Prober):
+async def test_an_endless_body_costs_bounded_memory_and_time(prober: Prober) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -211,18 +215,18 @@ async def test_an_endless_body_costs_bounded_memory_and_time(prober: Prober):
         assert (await prober.check("node-1", "127.0.0.1", port)).result is ProbeClass.BAD_ANSWER
 
 
-async def test_a_name_that_does_not_resolve_has_its_class(prober: Prober):
+async def test_a_name_that_does_not_resolve_has_its_class(prober: Prober) -> None:
     assert (await prober.check("node-1", "no-such-host.invalid", 80)).result is ProbeClass.DNS
 
 
-async def test_an_address_that_is_none_is_no_crash(prober: Prober):
+async def test_an_address_that_is_none_is_no_crash(prober: Prober) -> None:
     fact = await prober.check("node-1", "not/an address", 80)
 
     assert fact.result is ProbeClass.DNS
 
 
 @pytest.mark.parametrize("told", [5, "", "no-slash", "e/0x1", None, ["e/1"]])
-def test_an_incarnation_that_is_none_is_not_taken_for_one(told: Any):
+def test_an_incarnation_that_is_none_is_not_taken_for_one(told: Any) -> None:
     import json
 
     body = json.dumps({"status": "ok", "incarnation": told}).encode()

@@ -117,7 +117,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await database.close()
 
 
-async def test_a_round_stores_what_changed(bench: Bench):
+async def test_a_round_stores_what_changed(bench: Bench) -> None:
     await bench.add("a", "b")
     bench.is_well("a")
 
@@ -127,7 +127,7 @@ async def test_a_round_stores_what_changed(bench: Bench):
     assert (await bench.row("b")).state == "PENDING"
 
 
-async def test_a_quiet_round_writes_nothing(bench: Bench):
+async def test_a_quiet_round_writes_nothing(bench: Bench) -> None:
     await bench.add(*(f"n{number}" for number in range(20)))
     for number in range(20):
         bench.is_well(f"n{number}")
@@ -146,7 +146,7 @@ async def test_a_quiet_round_writes_nothing(bench: Bench):
     assert len([statement for statement in bench.statements if statement.startswith("SELECT")]) == 3
 
 
-async def test_all_changes_of_a_round_are_one_statement_in_one_transaction(bench: Bench):
+async def test_all_changes_of_a_round_are_one_statement_in_one_transaction(bench: Bench) -> None:
     names = [f"n{number}" for number in range(50)]
     await bench.add(*names)
     for name in names:
@@ -159,7 +159,7 @@ async def test_all_changes_of_a_round_are_one_statement_in_one_transaction(bench
     assert bench.statements.count("BEGIN IMMEDIATE") == 1
 
 
-async def test_a_stored_message_holds_a_since_time_and_does_not_run(bench: Bench):
+async def test_a_stored_message_holds_a_since_time_and_does_not_run(bench: Bench) -> None:
     await bench.add("a")
     bench.is_well("a")
     await bench.syncer.round()
@@ -177,7 +177,7 @@ async def test_a_stored_message_holds_a_since_time_and_does_not_run(bench: Bench
     assert await bench.row("a") == first
 
 
-async def test_a_version_conflict_is_judged_again_and_no_update_is_lost(bench: Bench):
+async def test_a_version_conflict_is_judged_again_and_no_update_is_lost(bench: Bench) -> None:
     await bench.add("a", "b")
     bench.is_well("a")
     bench.is_well("b")
@@ -206,7 +206,7 @@ async def test_a_version_conflict_is_judged_again_and_no_update_is_lost(bench: B
     assert bench.metrics.value("verdict_conflicts_total") == 1
 
 
-async def test_a_loser_is_written_from_its_new_row(bench: Bench):
+async def test_a_loser_is_written_from_its_new_row(bench: Bench) -> None:
     await bench.add("a")
     bench.is_well("a")
     other = await Database.open(bench.database.engine.url.render_as_string())
@@ -224,7 +224,7 @@ async def test_a_loser_is_written_from_its_new_row(bench: Bench):
     assert (written, row.name, row.state) == ({"a"}, "new", "READY")
 
 
-async def test_one_nodes_exception_is_that_nodes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+async def test_one_nodes_exception_is_that_nodes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.add("bad", "good")
     bench.is_well("bad")
     bench.is_well("good")
@@ -242,7 +242,7 @@ async def test_one_nodes_exception_is_that_nodes(bench: Bench, monkeypatch: pyte
     assert bench.metrics.value("sync_node_failures_total") >= 1
 
 
-async def test_a_word_of_a_newer_version_in_the_database_is_no_error(bench: Bench):
+async def test_a_word_of_a_newer_version_in_the_database_is_no_error(bench: Bench) -> None:
     await bench.add("a")
     bench.is_well("a")
     async with bench.database.writing() as session:
@@ -256,7 +256,7 @@ async def test_a_word_of_a_newer_version_in_the_database_is_no_error(bench: Benc
 @pytest.mark.parametrize(("silent_s", "state"), [(99.0, "READY"), (101.0, "NOT_READY")])
 async def test_a_restarted_server_demotes_nobody_before_a_whole_offline_timeout(
     bench: Bench, silent_s: float, state: str
-):
+) -> None:
     await bench.add("a")
     bench.is_well("a")
     await bench.syncer.round()
@@ -270,7 +270,7 @@ async def test_a_restarted_server_demotes_nobody_before_a_whole_offline_timeout(
     assert (await bench.row("a")).state == state
 
 
-async def test_a_nodes_clock_is_never_among_the_facts(bench: Bench):
+async def test_a_nodes_clock_is_never_among_the_facts(bench: Bench) -> None:
     await bench.add("a")
     bench.is_well("a")
     bench.arrivals.of("a").nanny_reported(

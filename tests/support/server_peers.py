@@ -149,8 +149,7 @@ class Peer:
                     return event
                 if isinstance(event, MessageReceived) and isinstance(event.message, kind):
                     return event.message
-                if isinstance(event, SessionFailed | SessionRefused) and not isinstance(event, kind):
-                    raise AssertionError(f"expected {kind.__name__}, but {event}")
+                assert not isinstance(event, SessionFailed | SessionRefused), event
 
     async def ended(self) -> None:
         """Wait until the server has closed the connection."""
@@ -165,8 +164,8 @@ class Peer:
             with suppress(asyncio.CancelledError):
                 await self._reader
         if self._http is not None:
-            if self._socket is not None and self._socket._response.connection is not None:  # noqa: SLF001
-                transport = self._socket._response.connection.transport  # noqa: SLF001
+            if self._socket is not None and self._socket._response.connection is not None:
+                transport = self._socket._response.connection.transport
                 if transport is not None:
                     transport.abort()
             await self._http.close()

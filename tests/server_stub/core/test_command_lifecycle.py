@@ -21,16 +21,16 @@ from server_stub.core.command_lifecycle import (
 STATES = st.sampled_from(CommandState)
 
 
-def test_every_state_is_in_the_table():
+def test_every_state_is_in_the_table() -> None:
     assert set(LEGAL) == set(CommandState)
 
 
-def test_the_outcomes_are_those_of_the_wire():
+def test_the_outcomes_are_those_of_the_wire() -> None:
     assert {state.value for state in OUTCOMES} == {outcome.value for outcome in Outcome}
 
 
 @pytest.mark.parametrize("outcome", sorted(OUTCOMES))
-def test_the_ordinary_course_is_legal(outcome: CommandState):
+def test_the_ordinary_course_is_legal(outcome: CommandState) -> None:
     state = CommandState.QUEUED
     for after in (CommandState.SENT, CommandState.ACCEPTED, outcome):
         state = advance(state, after)
@@ -41,7 +41,7 @@ def test_the_ordinary_course_is_legal(outcome: CommandState):
 @given(STATES, STATES)
 def test_what_the_table_lacks_raises_and_what_it_has_is_the_new_state(
     before: CommandState, after: CommandState
-):
+) -> None:
     if after in LEGAL[before]:
         assert advance(before, after) is after
     else:
@@ -50,7 +50,7 @@ def test_what_the_table_lacks_raises_and_what_it_has_is_the_new_state(
 
 
 @given(st.lists(STATES))
-def test_no_order_of_news_ends_a_command_twice(news: list[CommandState]):
+def test_no_order_of_news_ends_a_command_twice(news: list[CommandState]) -> None:
     state, ends = CommandState.QUEUED, 0
     for after in news:
         if absorbs(state, after) or after not in LEGAL[state]:
@@ -61,7 +61,7 @@ def test_no_order_of_news_ends_a_command_twice(news: list[CommandState]):
     assert ends <= 1
 
 
-def test_an_acceptance_after_the_outcome_is_old_news_and_a_second_outcome_is_not():
+def test_an_acceptance_after_the_outcome_is_old_news_and_a_second_outcome_is_not() -> None:
     assert absorbs(CommandState.DONE, CommandState.ACCEPTED)
     assert absorbs(CommandState.DONE, CommandState.DONE)
     assert not absorbs(CommandState.DONE, CommandState.FAILED)
@@ -79,5 +79,7 @@ def test_an_acceptance_after_the_outcome_is_old_news_and_a_second_outcome_is_not
         (CommandState.DONE, -1.0, False),
     ],
 )
-def test_only_what_was_never_sent_expires_at_the_server(state: CommandState, remaining_s: float, may: bool):
+def test_only_what_was_never_sent_expires_at_the_server(
+    state: CommandState, remaining_s: float, may: bool
+) -> None:
     assert may_expire_unsent(state, remaining_s) is may

@@ -115,19 +115,19 @@ def judge(now: float = NOW, **changed: Any) -> Verdict:
     return evaluate(facts(**changed), now, LIMITS)
 
 
-def test_a_node_with_all_signs_is_ready():
+def test_a_node_with_all_signs_is_ready() -> None:
     verdict = judge()
 
     assert (verdict.word, verdict.reason, verdict.reasons) == (Word.READY, Reason("Ready"), ())
 
 
-def test_every_state_of_each_axis_has_its_word():
+def test_every_state_of_each_axis_has_its_word() -> None:
     assert set(WORD_OF_LIFECYCLE) == set(Lifecycle)
     assert set(WORD_OF_REACHABILITY) == set(Reachability) - {Reachability.AWAITED}
     assert set(WORD_OF_HEALTH) == set(Health)
 
 
-def test_the_words_rank_as_designed():
+def test_the_words_rank_as_designed() -> None:
     assert " > ".join(PRECEDENCE) == (
         "MAINTENANCE > DRAINING > NOT_READY > UNKNOWN > UNREACHABLE > STALLED > DEGRADED > PENDING > READY"
     )
@@ -145,14 +145,14 @@ def test_the_words_rank_as_designed():
         ("failed", Word.NOT_READY),
     ],
 )
-def test_each_phase_of_the_nanny_has_its_word(phase: str, word: Word):
+def test_each_phase_of_the_nanny_has_its_word(phase: str, word: Word) -> None:
     verdict = judge(probe=probe(at=NOW - 51.0), nanny=nanny(phase), reborn_at=NOW - 55.0)
 
     assert verdict.word is word
     assert phase in PHASES
 
 
-def test_a_phase_of_a_newer_nanny_leaves_the_word_to_the_probe():
+def test_a_phase_of_a_newer_nanny_leaves_the_word_to_the_probe() -> None:
     assert judge(nanny=nanny("hibernating")).word is Word.READY
     assert judge(nanny=nanny("hibernating"), probe=probe(ProbeClass.STALLED)).word is Word.STALLED
 
@@ -174,26 +174,26 @@ def test_a_phase_of_a_newer_nanny_leaves_the_word_to_the_probe():
 )
 def test_each_class_of_probe_has_its_word_while_the_nanny_says_running(
     result: ProbeClass, word: Word, code: str
-):
+) -> None:
     verdict = judge(probe=probe(result))
 
     assert (verdict.word, verdict.reason.code) == (word, code)
     assert verdict.unreachable is (word is Word.UNREACHABLE)
 
 
-def test_a_failed_probe_without_a_nanny_is_no_blocked_path():
+def test_a_failed_probe_without_a_nanny_is_no_blocked_path() -> None:
     verdict = judge(probe=probe(ProbeClass.TIMEOUT), link=closed_at(NOW - 5.0))
 
     assert (verdict.word, verdict.reason.code) == (Word.UNREACHABLE, "ProbeFailed")
 
 
-def test_the_nanny_explains_why_only_it_answers():
+def test_the_nanny_explains_why_only_it_answers() -> None:
     verdict = judge(probe=probe(ProbeClass.FALLBACK), nanny=nanny("backoff"))
 
     assert (verdict.word, verdict.reason.code) == (Word.PENDING, "NannyBackoff")
 
 
-def test_stalled_says_where_and_since_when():
+def test_stalled_says_where_and_since_when() -> None:
     verdict = judge(probe=probe(ProbeClass.STALLED, where="module:function"))
 
     assert verdict.reason == Reason("Stalled", "in module:function", NOW - 40.0)
@@ -203,7 +203,7 @@ def test_stalled_says_where_and_since_when():
 
 
 @pytest.mark.parametrize(("age_s", "word"), [(99.9, Word.UNREACHABLE), (100.0, Word.NOT_READY)])
-def test_offline_is_a_hundred_seconds_without_any_sign(age_s: float, word: Word):
+def test_offline_is_a_hundred_seconds_without_any_sign(age_s: float, word: Word) -> None:
     silent = NOW - age_s
     verdict = judge(
         probe=probe(ProbeClass.TIMEOUT),
@@ -217,7 +217,7 @@ def test_offline_is_a_hundred_seconds_without_any_sign(age_s: float, word: Word)
 
 
 @pytest.mark.parametrize("sign", ["probe", "worker", "link"])
-def test_each_sign_alone_keeps_a_node_from_being_offline(sign: str):
+def test_each_sign_alone_keeps_a_node_from_being_offline(sign: str) -> None:
     silent = NOW - 500.0
     signs: dict[str, Any] = {
         "probe": probe(ProbeClass.TIMEOUT),
@@ -231,13 +231,15 @@ def test_each_sign_alone_keeps_a_node_from_being_offline(sign: str):
 
 @pytest.mark.parametrize(("age_s", "word"), [(29.9, Word.READY), (30.0, Word.DEGRADED)])
 @pytest.mark.parametrize("role", ["link", "worker"])
-def test_a_missing_connection_counts_after_the_silence_timeout(role: str, age_s: float, word: Word):
-    verdict = judge(**{role: closed_at(NOW - age_s)})
+def test_a_missing_connection_counts_after_the_silence_timeout(role: str, age_s: float, word: Word) -> None:
+    missing: dict[str, Any] = {role: closed_at(NOW - age_s)}
+
+    verdict = judge(**missing)
 
     assert verdict.word is word
 
 
-def test_a_node_that_never_had_a_link_is_not_blamed_for_its_silence():
+def test_a_node_that_never_had_a_link_is_not_blamed_for_its_silence() -> None:
     verdict = judge(stored=stored(has_link=False), link=None, nanny=None)
 
     assert verdict.word is Word.READY
@@ -250,7 +252,7 @@ def test_a_node_that_never_had_a_link_is_not_blamed_for_its_silence():
 @pytest.mark.parametrize("probed", [None, probe(ProbeClass.TIMEOUT), probe(ProbeClass.SERVER_FAULT)])
 def test_a_server_that_just_started_keeps_the_stored_word_of_a_silent_node(
     before: Word, probed: ProbeFact | None
-):
+) -> None:
     silent = facts(
         stored=stored(
             word=before, reason="Before", detail="as before", unreachable=before is Word.UNREACHABLE
@@ -271,7 +273,7 @@ def test_a_server_that_just_started_keeps_the_stored_word_of_a_silent_node(
     assert later.word in {Word.NOT_READY, Word.UNKNOWN}
 
 
-def test_what_a_node_says_counts_at_once_however_young_the_server_is():
+def test_what_a_node_says_counts_at_once_however_young_the_server_is() -> None:
     verdict = judge(
         listening_since_at=NOW - 1.0, probe=None, worker=None, reborn_at=None, nanny=nanny("failed")
     )
@@ -282,31 +284,31 @@ def test_what_a_node_says_counts_at_once_however_young_the_server_is():
 # Lives
 
 
-def test_a_registered_life_that_was_not_probed_is_pending():
+def test_a_registered_life_that_was_not_probed_is_pending() -> None:
     verdict = judge(registered_incarnation=life(8), nanny=nanny(incarnation=life(8)))
 
     assert (verdict.word, verdict.reason.code) == (Word.PENDING, "NotProbed")
 
 
-def test_a_life_that_the_nanny_started_is_pending_although_the_old_one_answered_well():
+def test_a_life_that_the_nanny_started_is_pending_although_the_old_one_answered_well() -> None:
     verdict = judge(nanny=nanny("starting", incarnation=life(8), phase_since_at=NOW - 1.0))
 
     assert verdict.word is Word.PENDING
 
 
-def test_a_good_probe_of_the_same_life_overrules_starting():
+def test_a_good_probe_of_the_same_life_overrules_starting() -> None:
     verdict = judge(nanny=nanny("starting", phase_since_at=NOW - 3.0), probe=probe(at=NOW - 2.0))
 
     assert verdict.word is Word.READY
 
 
-def test_a_registration_alone_is_pending():
+def test_a_registration_alone_is_pending() -> None:
     verdict = judge(probe=None, reborn_at=NOW - 1.0)
 
     assert (verdict.word, verdict.reason.code) == (Word.PENDING, "NotProbed")
 
 
-def test_a_node_known_by_its_link_alone_is_pending():
+def test_a_node_known_by_its_link_alone_is_pending() -> None:
     verdict = judge(
         stored=stored(is_registered=False, has_healthz=False), probe=None, worker=None, reborn_at=None
     )
@@ -314,7 +316,7 @@ def test_a_node_known_by_its_link_alone_is_pending():
     assert (verdict.word, verdict.reason.code) == (Word.PENDING, "NotRegistered")
 
 
-def test_a_worker_without_healthz_is_as_reachable_as_its_connection():
+def test_a_worker_without_healthz_is_as_reachable_as_its_connection() -> None:
     bare = stored(has_healthz=False)
 
     assert judge(stored=bare, probe=None).word is Word.READY
@@ -324,7 +326,7 @@ def test_a_worker_without_healthz_is_as_reachable_as_its_connection():
 # What people want
 
 
-def test_a_stopped_node_says_who_stopped_it_and_when():
+def test_a_stopped_node_says_who_stopped_it_and_when() -> None:
     verdict = judge(
         nanny=nanny(
             "down", desired_down=True, desired_by="root", desired_reason="disk", desired_since_at=NOW - 9.0
@@ -335,16 +337,16 @@ def test_a_stopped_node_says_who_stopped_it_and_when():
     assert (verdict.word, verdict.reason) == (Word.NOT_READY, Reason("Stopped", "by root: disk", NOW - 9.0))
 
 
-def test_stopped_outlives_the_link_until_the_worker_answers_again():
+def test_stopped_outlives_the_link_until_the_worker_answers_again() -> None:
     down = nanny("down", desired_down=True, at=NOW - 10.0)
-    without_link = {"nanny": down, "link": closed_at(NOW - 8.0)}
+    without_link: dict[str, Any] = {"nanny": down, "link": closed_at(NOW - 8.0)}
 
     assert judge(**without_link, probe=probe(ProbeClass.FALLBACK)).lifecycle is Lifecycle.STOPPED
     assert judge(**without_link, probe=probe(at=NOW - 2.0)).lifecycle is Lifecycle.ACTIVE
     assert judge(**without_link, probe=probe(at=NOW - 11.0)).lifecycle is Lifecycle.STOPPED
 
 
-def test_stopped_outlives_a_restart_of_the_server():
+def test_stopped_outlives_a_restart_of_the_server() -> None:
     before = stored(lifecycle=Lifecycle.STOPPED, word=Word.NOT_READY, reason="Stopped", detail="by root")
 
     verdict = judge(
@@ -364,13 +366,13 @@ def test_stopped_outlives_a_restart_of_the_server():
     )
 
 
-def test_a_started_node_leaves_stopped_behind():
+def test_a_started_node_leaves_stopped_behind() -> None:
     before = stored(lifecycle=Lifecycle.STOPPED, word=Word.NOT_READY, reason="Stopped", detail="by root")
 
     assert judge(stored=before).word is Word.READY
 
 
-def test_draining_is_the_nannys_word_and_ranks_above_all_but_maintenance():
+def test_draining_is_the_nannys_word_and_ranks_above_all_but_maintenance() -> None:
     assert judge(nanny=nanny(draining=True)).word is Word.DRAINING
     assert judge(nanny=nanny("failed", draining=True)).word is Word.DRAINING
     in_maintenance = stored(
@@ -379,8 +381,11 @@ def test_draining_is_the_nannys_word_and_ranks_above_all_but_maintenance():
     assert judge(stored=in_maintenance, nanny=nanny("failed", draining=True)).word is Word.MAINTENANCE
 
 
-def test_conditions_degrade_a_healthy_node_and_spare_a_stalled_one():
-    told = {"worker_conditions": ("NodeStarved",), "nanny": nanny(conditions=("GpuDriverUnresponsive",))}
+def test_conditions_degrade_a_healthy_node_and_spare_a_stalled_one() -> None:
+    told: dict[str, Any] = {
+        "worker_conditions": ("NodeStarved",),
+        "nanny": nanny(conditions=("GpuDriverUnresponsive",)),
+    }
 
     assert judge(**told).reason == Reason("Conditions", "GpuDriverUnresponsive, NodeStarved")
     assert judge(**told).word is Word.DEGRADED
@@ -440,7 +445,7 @@ FACTS = st.builds(
 
 
 @given(FACTS)
-def test_the_word_is_always_the_gravest_and_ready_only_with_nothing_against_it(known: NodeFacts):
+def test_the_word_is_always_the_gravest_and_ready_only_with_nothing_against_it(known: NodeFacts) -> None:
     verdict = evaluate(known, NOW, LIMITS)
 
     assert verdict.word in PRECEDENCE
@@ -452,7 +457,7 @@ def test_the_word_is_always_the_gravest_and_ready_only_with_nothing_against_it(k
 
 
 @given(FACTS)
-def test_a_node_that_gave_no_sign_to_a_young_server_never_gets_worse(known: NodeFacts):
+def test_a_node_that_gave_no_sign_to_a_young_server_never_gets_worse(known: NodeFacts) -> None:
     silent = replace(
         known,
         listening_since_at=NOW - 99.0,
@@ -475,7 +480,7 @@ def test_a_node_that_gave_no_sign_to_a_young_server_never_gets_worse(known: Node
 
 @given(FACTS)
 @settings(max_examples=300)
-def test_nothing_changes_before_the_next_instant_that_was_announced(known: NodeFacts):
+def test_nothing_changes_before_the_next_instant_that_was_announced(known: NodeFacts) -> None:
     change_at = next_change_at(known, NOW, LIMITS)
     quiet_until = NOW + 1000.0 if change_at is None else change_at
     just_before = NOW + (quiet_until - NOW) * 0.999
@@ -484,7 +489,7 @@ def test_nothing_changes_before_the_next_instant_that_was_announced(known: NodeF
 
 
 @given(FACTS)
-def test_storing_a_verdict_is_enough_once(known: NodeFacts):
+def test_storing_a_verdict_is_enough_once(known: NodeFacts) -> None:
     verdict = evaluate(known, NOW, LIMITS)
     after = replace(
         known.stored,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import pytest
 from sqlalchemy import func, select, text
@@ -37,12 +37,12 @@ async def number_of_events(database: Database) -> int:
     ("pragma", "value"),
     [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 10000), ("synchronous", 2)],
 )
-async def test_each_connection_is_configured(database: Database, pragma: str, value: object):
+async def test_each_connection_is_configured(database: Database, pragma: str, value: object) -> None:
     async with database.reading() as session:
         assert await session.scalar(text(f"PRAGMA {pragma}")) == value
 
 
-async def test_what_a_block_writes_is_there_for_the_next_process(database: Database, tmp_path: Path):
+async def test_what_a_block_writes_is_there_for_the_next_process(database: Database, tmp_path: Path) -> None:
     async with database.writing() as session:
         events.append(session, 1.0, "a", None)
 
@@ -51,17 +51,20 @@ async def test_what_a_block_writes_is_there_for_the_next_process(database: Datab
     await other.close()
 
 
-async def test_an_error_in_the_block_undoes_all_of_it(database: Database):
-    with pytest.raises(ZeroDivisionError):
+async def test_an_error_in_the_block_undoes_all_of_it(database: Database) -> Never:
+    async def fail_late() -> None:
         async with database.writing() as session:
             events.append(session, 1.0, "a", None)
             await session.flush()
             raise ZeroDivisionError
 
+    with pytest.raises(ZeroDivisionError):
+        await fail_late()
+
     assert await number_of_events(database) == 0
 
 
-async def test_many_tasks_may_write_at_once_and_none_fails(database: Database):
+async def test_many_tasks_may_write_at_once_and_none_fails(database: Database) -> None:
     async def write(number: int) -> None:
         async with database.writing() as session:
             events.append(session, float(number), "a", None)
@@ -71,7 +74,7 @@ async def test_many_tasks_may_write_at_once_and_none_fails(database: Database):
     assert await number_of_events(database) == 50
 
 
-async def test_two_processes_may_write_at_once_and_none_fails(database: Database, tmp_path: Path):
+async def test_two_processes_may_write_at_once_and_none_fails(database: Database, tmp_path: Path) -> None:
     other = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
 
     async def write(to: Database) -> None:
@@ -84,7 +87,7 @@ async def test_two_processes_may_write_at_once_and_none_fails(database: Database
     assert await number_of_events(database) == 50
 
 
-async def test_a_reader_is_not_held_up_by_a_writer(database: Database):
+async def test_a_reader_is_not_held_up_by_a_writer(database: Database) -> None:
     async with database.writing() as session:
         events.append(session, 1.0, "a", None)
         await session.flush()
@@ -95,7 +98,7 @@ async def test_a_reader_is_not_held_up_by_a_writer(database: Database):
 @pytest.mark.parametrize("conflict", [StaleDataError(), IntegrityError("", {}, Exception())])
 async def test_a_change_that_met_another_writer_is_run_again_three_times_at_most(
     database: Database, conflict: Exception
-):
+) -> None:
     tries = 0
 
     async def change(session: AsyncSession) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select, text
@@ -29,9 +29,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def meet(
-    database: Database, node_id: str = "node-1", role: Role = Role.LINK, **changed: object
-) -> bool:
+async def meet(database: Database, node_id: str = "node-1", role: Role = Role.LINK, **changed: Any) -> bool:
     async with database.writing() as session:
         said = hello(role, node_id, **changed)
         return await nodes.meet(session, said, is_link=role is Role.LINK, wall_at=100.0)
@@ -43,7 +41,7 @@ async def one(database: Database, node_id: str = "node-1") -> NodeRecord:
         return record
 
 
-def change(record: NodeRecord, **changed: object) -> StateChange:
+def change(record: NodeRecord, **changed: Any) -> StateChange:
     return replace(
         StateChange(
             id=record.id,
@@ -66,7 +64,7 @@ async def event_types(database: Database) -> list[str]:
         return list(await session.scalars(select(EventRow.type).order_by(EventRow.seq)))
 
 
-async def test_a_new_node_is_pending_and_told_of_once(database: Database):
+async def test_a_new_node_is_pending_and_told_of_once(database: Database) -> None:
     assert await meet(database) is True
     assert await meet(database) is False
 
@@ -75,7 +73,7 @@ async def test_a_new_node_is_pending_and_told_of_once(database: Database):
     assert await event_types(database) == ["node.created"]
 
 
-async def test_a_second_hello_with_nothing_new_writes_nothing(database: Database):
+async def test_a_second_hello_with_nothing_new_writes_nothing(database: Database) -> None:
     await meet(database)
     before = await one(database)
 
@@ -84,7 +82,7 @@ async def test_a_second_hello_with_nothing_new_writes_nothing(database: Database
     assert await one(database) == before
 
 
-async def test_a_renamed_node_and_a_first_link_are_noted(database: Database):
+async def test_a_renamed_node_and_a_first_link_are_noted(database: Database) -> None:
     await meet(database, role=Role.WORKER)
     assert (await one(database)).has_link is False
 
@@ -94,20 +92,20 @@ async def test_a_renamed_node_and_a_first_link_are_noted(database: Database):
     assert (record.name, record.has_link, record.version_id) == ("new-name", True, 2)
 
 
-async def test_another_machine_with_the_same_id_is_a_conflict_that_names_both(database: Database):
+async def test_another_machine_with_the_same_id_is_a_conflict_that_names_both(database: Database) -> None:
     await meet(database, machine_id="m1")
 
     with pytest.raises(IdentityConflict, match=r"m1.*m2"):
         await meet(database, machine_id="m2")
 
 
-async def register(database: Database, address: str = "127.0.0.1", **changed: object) -> bool:
+async def register(database: Database, address: str = "127.0.0.1", **changed: Any) -> bool:
     async with database.writing() as session:
         said = registration(8000, **changed)
         return await nodes.register(session, "node-1", said, address, 200.0)
 
 
-async def test_a_registration_leaves_the_state_alone(database: Database):
+async def test_a_registration_leaves_the_state_alone(database: Database) -> None:
     await meet(database)
 
     assert await register(database) is True
@@ -120,7 +118,7 @@ async def test_a_registration_leaves_the_state_alone(database: Database):
     )
 
 
-async def test_the_same_registration_again_is_no_rebirth_and_writes_nothing(database: Database):
+async def test_the_same_registration_again_is_no_rebirth_and_writes_nothing(database: Database) -> None:
     await meet(database)
     await register(database)
     before = await one(database)
@@ -131,14 +129,14 @@ async def test_the_same_registration_again_is_no_rebirth_and_writes_nothing(data
 
 
 @pytest.mark.parametrize("new", [{"address": "127.0.0.2"}, {"number": 2}, {"healthz_port": 8001}])
-async def test_another_life_or_address_is_a_rebirth(database: Database, new: dict[str, object]):
+async def test_another_life_or_address_is_a_rebirth(database: Database, new: dict[str, Any]) -> None:
     await meet(database)
     await register(database)
 
     assert await register(database, **new) is True
 
 
-async def test_a_node_is_found_by_id_and_by_a_name_that_is_its_alone(database: Database):
+async def test_a_node_is_found_by_id_and_by_a_name_that_is_its_alone(database: Database) -> None:
     await meet(database, "id-1", node_name="a")
     await meet(database, "id-2", node_name="twin")
     await meet(database, "id-3", node_name="twin")
@@ -155,7 +153,7 @@ async def test_a_node_is_found_by_id_and_by_a_name_that_is_its_alone(database: D
     }
 
 
-async def test_a_round_writes_what_it_read_and_says_which(database: Database):
+async def test_a_round_writes_what_it_read_and_says_which(database: Database) -> None:
     for node_id in ("a", "b", "c"):
         await meet(database, node_id)
     async with database.reading() as session:
@@ -171,7 +169,7 @@ async def test_a_round_writes_what_it_read_and_says_which(database: Database):
     assert (await event_types(database)).count("node.state") == 2
 
 
-async def test_a_row_that_changed_meanwhile_is_not_overwritten_and_not_reported(database: Database):
+async def test_a_row_that_changed_meanwhile_is_not_overwritten_and_not_reported(database: Database) -> None:
     for node_id in ("a", "b"):
         await meet(database, node_id)
     async with database.reading() as session:
@@ -187,7 +185,7 @@ async def test_a_row_that_changed_meanwhile_is_not_overwritten_and_not_reported(
     assert (await event_types(database)).count("node.state") == 1
 
 
-async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Database):
+async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Database) -> None:
     async with database.writing() as session:
         for number in range(2000):
             await nodes.meet(session, hello(Role.LINK, f"n{number}"), is_link=True, wall_at=1.0)
@@ -209,7 +207,7 @@ async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Dat
     assert statements.count("UPDATE") == 1
 
 
-async def test_a_message_with_quotes_is_stored_as_it_is(database: Database):
+async def test_a_message_with_quotes_is_stored_as_it_is(database: Database) -> None:
     await meet(database)
     nasty = 'it\'s "quoted" \\ and 🦆 and \u2028'
 
@@ -219,7 +217,7 @@ async def test_a_message_with_quotes_is_stored_as_it_is(database: Database):
     assert (await one(database)).state_message == nasty
 
 
-async def test_a_command_for_no_node_is_refused_by_the_database(database: Database):
+async def test_a_command_for_no_node_is_refused_by_the_database(database: Database) -> None:
     from sqlalchemy.exc import IntegrityError
 
     with pytest.raises(IntegrityError):
