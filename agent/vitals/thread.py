@@ -267,9 +267,20 @@ class Vitals:
     # The loop
 
     def _run(self) -> None:
+        poll, timeout_s = self._epoll.poll, 0.0
+        events: list[tuple[int, int]] = []
         while not self._is_ended:
             try:
-                self._turn()
+                # While collections are allowed epoll alone makes an object: a list, taken from the free ones.
+                events = poll(timeout_s, _EVENTS_A_TURN)
+                collects = gc.isenabled()
+                gc.disable()
+                try:
+                    self._turn(events)
+                    timeout_s = max(0.0, self._wake_at() - time.monotonic())
+                finally:
+                    if collects:
+                        gc.enable()
             except Exception:
                 self._counts.turn_errors += 1
                 time.sleep(_ERROR_PAUSE_S)
@@ -280,36 +291,30 @@ class Vitals:
             self._release()
             sys.setswitchinterval(self._former_switch_interval_s)
 
-    def _turn(self) -> None:
-        connections = self._connections
+    def _wake_at(self) -> float:
         wake_at = min(self._look_at, self._beat_at)
-        if connections is not None:
-            wake_at = min(wake_at, connections.next_sweep_at)
-        events = self._epoll.poll(max(0.0, wake_at - time.monotonic()), _EVENTS_A_TURN)
+        return wake_at if self._connections is None else min(wake_at, self._connections.next_sweep_at)
+
+    def _turn(self, events: list[tuple[int, int]]) -> None:
+        connections = self._connections
         now = time.monotonic()
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            if now - max(wake_at, self._turned_at) > _LATE_S:
-                self._forgive(now)
-            self._turned_at = now
-            if now >= self._look_at:
-                self._look(now)
-            for fd, _ in events:
-                if fd == self._wake_fd:
-                    os.eventfd_read(fd)
-                    self._beat_at = min(self._beat_at, max(now, self._last_beat_at + _BEAT_GAP_S))
-            if now >= self._beat_at:
-                self._beat(now)
-            if connections is not None:
-                for fd, mask in events:
-                    if fd != self._wake_fd:
-                        connections.on_event(fd, mask, now)
-                if now >= connections.next_sweep_at:
-                    connections.sweep(now)
-        finally:
-            if collects:
-                gc.enable()
+        if now - max(self._wake_at(), self._turned_at) > _LATE_S:
+            self._forgive(now)
+        self._turned_at = now
+        if now >= self._look_at:
+            self._look(now)
+        for fd, _ in events:
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+                self._beat_at = min(self._beat_at, max(now, self._last_beat_at + _BEAT_GAP_S))
+        if now >= self._beat_at:
+            self._beat(now)
+        if connections is not None:
+            for fd, mask in events:
+                if fd != self._wake_fd:
+                    connections.on_event(fd, mask, now)
+            if now >= connections.next_sweep_at:
+                connections.sweep(now)
 
     def _forgive(self, now: float) -> None:
         """Start all ages anew: while we were held up ourselves, nobody could prove anything.

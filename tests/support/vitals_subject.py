@@ -77,7 +77,8 @@ def leave_garbage_that_hangs(seconds):
     cycle = Hanging()
     cycle.itself = cycle
     del cycle
-    gc.set_threshold(1, 1, 1)
+    gc.set_threshold(1, 1000, 1000)
+    del [[] for _ in range(200)][:]  # fills the interpreter's store of free lists
     gc.enable()
     time.sleep(seconds)
 
