@@ -146,12 +146,9 @@ class Vitals:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Answer from `snapshot` from now on; what supervisors wait for is sent at once."""
+        told = (snapshot.started, snapshot.status_text, snapshot.phase)
         former, self._snapshot = self._snapshot, snapshot
-        if (former.started, former.status_text, former.phase) != (
-            snapshot.started,
-            snapshot.status_text,
-            snapshot.phase,
-        ):
+        if told != (former.started, former.status_text, former.phase):
             self._wake()
 
     @property
