@@ -73,6 +73,10 @@ class Changes:
                 if not futures:
                     del self._waiting[subject]
 
+    def forget(self, subject: str) -> None:
+        """This subject has changed for the last time: keep nothing of it. Its number becomes an old one."""
+        self._revisions.pop(subject, None)
+
     def close(self) -> None:
         """Wake everyone, for good: the server is going."""
         self.is_closed = True

@@ -18,7 +18,7 @@ from nanny.common.identifiers import uuid7
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.messages import CommandOrder, OutcomeAcknowledged, Role
 from server_stub.changes import EVENTS
-from server_stub.core.command_lifecycle import CommandState, IllegalTransition, may_expire_unsent
+from server_stub.core.command_lifecycle import CommandState, IllegalTransition, is_finished, may_expire_unsent
 from server_stub.store import commands as store
 from server_stub.store.commands import CommandRecord, Moved
 
@@ -266,3 +266,5 @@ class Commands:
     def _note(self, command_id: str, after: CommandState) -> None:
         self._metrics.count("commands_total", state=after)
         self._changes.mark([command_id, EVENTS])
+        if is_finished(after):
+            self._changes.forget(command_id)

@@ -94,6 +94,13 @@ class ServerConfig:
         15000, help="Connections of links and workers at a time.", minimum=1, section="connections"
     )
 
+    nodes_limit: int = setting(
+        50000,
+        help="Nodes that the server keeps; a new one above it is refused.",
+        minimum=1,
+        section="connections",
+    )
+
     log_level: str = setting("info", help="What is logged.", choices=LEVELS, section="log")
 
 

@@ -43,7 +43,7 @@ from server_stub import events
 from server_stub.changes import EVENTS, NODES
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
 from server_stub.store import nodes
-from server_stub.store.nodes import IdentityConflict
+from server_stub.store.nodes import IdentityConflict, TooManyNodes
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -80,6 +80,7 @@ class Links:
         metrics: Metrics,
         session_config: SessionConfig,
         limit: int,
+        nodes_limit: int,
     ) -> None:
         self._database = database
         self._connections = connections
@@ -92,6 +93,7 @@ class Links:
         self._metrics = metrics
         self._config = session_config
         self._limit = limit
+        self._nodes_limit = nodes_limit
         self._present = 0
         self._sessions: dict[tuple[Role, str], LinkSession] = {}
         self._sockets: dict[tuple[Role, str], LinkSocket] = {}
@@ -170,7 +172,9 @@ class Links:
         wall_now, is_link = self._clock.wall(), role is Role.LINK
 
         async def meet(session: AsyncSession) -> bool:
-            return await nodes.meet(session, hello, is_link=is_link, wall_at=wall_now)
+            return await nodes.meet(
+                session, hello, is_link=is_link, wall_at=wall_now, limit=self._nodes_limit
+            )
 
         try:
             if await self._database.write(meet):
@@ -178,6 +182,8 @@ class Links:
                 self._changes.mark([EVENTS])
         except IdentityConflict as conflict:
             return "identity-conflict", str(conflict), 300.0
+        except TooManyNodes as full:
+            return "too-many-nodes", str(full), 300.0
         return None
 
     def _newer_incarnation(self, hello: Hello) -> int | None:

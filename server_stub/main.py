@@ -153,6 +153,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             metrics=metrics,
             session_config=session_config,
             limit=config.connections_limit,
+            nodes_limit=config.nodes_limit,
         )
         api = Api(
             database=database,

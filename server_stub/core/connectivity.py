@@ -180,7 +180,7 @@ def health(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Re
 
     Conditions that are True take a healthy node to DEGRADED and no further: extras don't decide liveness.
     """
-    spoken, reason = _health_as_told(facts)
+    spoken, reason = _health_as_told(facts, now, settings)
     if spoken not in {Health.HEALTHY, Health.UNKNOWN}:
         return spoken, reason
     conditions = sorted(
@@ -193,14 +193,16 @@ def health(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Re
     return spoken, reason
 
 
-def _health_as_told(facts: NodeFacts) -> tuple[Health, Reason]:
+def _health_as_told(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Reason]:
     """Weigh the probe's answer against the nanny's word: the later life counts, then who can know better.
 
     The nanny knows of stopping, backoff, failure and a lag before the probe does; of `starting` a good probe
-    of the same life knows better; of `running` the probe does.
+    of the same life knows better; of `running` the probe does. What it said last holds for a moment after its
+    link broke, so that a link that reconnects changes nothing.
     """
     probe = facts.probe if facts.probe is not None and facts.probe.result in ANSWERED else None
-    nanny = facts.nanny if facts.link is not None and facts.link.is_open else None
+    link_missed_at = _silence_told_at(facts, facts.link, settings)
+    nanny = facts.nanny if link_missed_at is None or now < link_missed_at else None
     if probe is not None and nanny is not None:
         probed, told = probe.incarnation, nanny.incarnation
         if probed is not None and told is not None and probed != told:

@@ -37,6 +37,10 @@ class IdentityConflict(Exception):  # noqa: N818 (what it is, not what it does)
     """Two machines claim one node id: the message names both."""
 
 
+class TooManyNodes(Exception):  # noqa: N818 (what it is, not what it does)
+    """The server keeps no more; whoever makes up node ids must not fill its disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node's row at one moment, free of any session."""
@@ -125,14 +129,19 @@ async def count(session: AsyncSession) -> int:
     return (await session.scalar(select(func.count()).select_from(NodeRow))) or 0
 
 
-async def meet(session: AsyncSession, hello: Hello, *, is_link: bool, wall_at: float) -> bool:
+async def meet(
+    session: AsyncSession, hello: Hello, *, is_link: bool, wall_at: float, limit: int = 100_000
+) -> bool:
     """Give a new node its row, or compare a known one with what it says now; tells whether it was new.
 
     Raises:
         IdentityConflict: another machine has this id already.
+        TooManyNodes: it would be one more than `limit`.
     """
     row = await session.get(NodeRow, hello.node_id)
     if row is None:
+        if await count(session) >= limit:
+            raise TooManyNodes(f"this server keeps {limit} nodes; nodes_limit raises that")
         session.add(
             NodeRow(
                 id=hello.node_id,

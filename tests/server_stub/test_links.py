@@ -169,6 +169,21 @@ async def test_a_second_machine_with_the_same_node_id_is_refused_with_both_named
     assert "machine-of-the-clone" in refused.reason
 
 
+async def test_made_up_nodes_are_bounded_and_known_ones_stay_welcome(serve: Serve) -> None:
+    async with serve(nodes_limit=2) as server:
+        known = [Peer(server.url, Role.LINK, f"n{number}") for number in range(2)]
+        for link in known:
+            assert isinstance(await link.connect(), Established)
+        one_more, again = Peer(server.url, Role.LINK, "n2"), Peer(server.url, Role.WORKER, "n1")
+        refused, welcome = await one_more.connect(), await again.connect()
+        for peer in (*known, one_more, again):
+            await peer.disconnect()
+
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "too-many-nodes"
+    assert isinstance(welcome, Established)
+
+
 async def test_a_link_on_the_workers_endpoint_is_refused(server: RunningServer, peers: Peers) -> None:
     lost = peers(Role.LINK)
     lost._url = f"{server.url}/v1/worker"

@@ -187,6 +187,15 @@ def test_a_failed_probe_without_a_nanny_is_no_blocked_path() -> None:
     assert (verdict.word, verdict.reason.code) == (Word.UNREACHABLE, "ProbeFailed")
 
 
+@pytest.mark.parametrize(("age_s", "word"), [(29.9, Word.NOT_READY), (30.0, Word.STALLED)])
+def test_the_nannys_last_word_holds_while_its_link_reconnects(age_s: float, word: Word) -> None:
+    verdict = judge(
+        probe=probe(ProbeClass.FALLBACK), nanny=nanny("failed", at=NOW - 31.0), link=closed_at(NOW - age_s)
+    )
+
+    assert verdict.word is word
+
+
 def test_the_nanny_explains_why_only_it_answers() -> None:
     verdict = judge(probe=probe(ProbeClass.FALLBACK), nanny=nanny("backoff"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
@@ -51,7 +51,7 @@ async def test_what_a_block_writes_is_there_for_the_next_process(database: Datab
     await other.close()
 
 
-async def test_an_error_in_the_block_undoes_all_of_it(database: Database) -> Never:
+async def test_an_error_in_the_block_undoes_all_of_it(database: Database) -> None:
     async def fail_late() -> None:
         async with database.writing() as session:
             events.append(session, 1.0, "a", None)
