@@ -1,6 +1,7 @@
 """A step in a process of its own: its words are kept whatever becomes of it; and the line that tells the nanny."""
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanny import fork_gate
 from nanny.evidence.answer import LINE_LIMIT_BYTES, Answer, parse, render
 from nanny.evidence.apart import OUTPUT_LIMIT_BYTES, Apart, Stuck
 
@@ -66,6 +68,28 @@ def test_a_step_that_tells_too_much_is_cut_and_ended() -> None:
 def test_steps_run_side_by_side_and_are_joined_late() -> None:
     first, second = (Apart(lambda tell: tell(b"done")) for _ in range(2))
     assert (second.join(soon()).content, first.join(soon()).content) == (b"done", b"done")
+
+
+def test_a_step_ends_with_its_collector() -> None:
+    read_fd, write_fd = os.pipe()
+
+    def collector() -> None:
+        def step(tell: Tell) -> None:
+            os.write(write_fd, b"%d\n" % os.getpid())
+            time.sleep(600)
+
+        Apart(step, (write_fd,)).join(soon())
+
+    helper = fork_gate.fork_helper(collector, (write_fd,))
+    os.close(write_fd)
+    step_pid = int(os.read(read_fd, 64))
+    signal.pidfd_send_signal(helper.pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, helper.pidfd, os.WEXITED)
+    # End of file: the step was the last to hold the other end.
+    assert select.select([read_fd], [], [], 10.0)[0], f"the step {step_pid} lives on"
+    assert os.read(read_fd, 64) == b""
+    os.close(helper.pidfd)
+    os.close(read_fd)
 
 
 TEXT = st.text(max_size=1000) | st.text(st.characters(), min_size=1, max_size=3).map(lambda text: text * 1000)

@@ -114,6 +114,8 @@ def test_a_victim_that_hangs_on_a_dead_mount_is_told_by_its_descriptors_and_its_
         assert f"{FUSE_WAIT} <" in process.split("== kernel stacks")[1].split("==")[0]
         again = node.collect(life)
         assert again.message == f"at kernel:{FUSE_WAIT}; no stacks: the worker sleeps uninterruptibly"
+        # Nor is its memory map touched, whose lock such a thread may hold.
+        assert node.file(again.bundle, "process.txt").count("(not read: a thread in D state") == 2
         signal.pidfd_send_signal(life.pidfd, signal.SIGKILL)
     node.turn_until(lambda: not node.workers.lives, "the freed worker's death")
 
