@@ -1,9 +1,10 @@
 """The local control socket: one client protocol for nannyctl and link, JSON lines over an AF_UNIX stream.
 
 A request is ``{"id": n, "do": name, …}``, its answer ``{"id": n, "ok": true, "result": …}`` or
-``{"id": n, "ok": false, "error": …}``; after ``subscribe`` the nanny also sends ``{"push": …}`` lines. The peer is
-whoever the kernel says (SO_PEERCRED), and what it may do follows from its role. Sizes, clients and output are
-bounded; whoever breaks a bound loses the connection, and nobody else notices. unix(7).
+``{"id": n, "ok": false, "error": …}``, with ``"retry": true`` where asking later may help; after ``subscribe`` the
+nanny also sends ``{"push": …}`` lines. The peer is whoever the kernel says (SO_PEERCRED), and what it may do follows
+from its role. Sizes, clients and output are bounded; whoever breaks a bound loses the connection, and nobody else
+notices. unix(7).
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Role(StrEnum):
 
 class RequestError(Exception):
     """A request that can't be served; the message says what would be right."""
+
+
+class NotNow(RequestError):  # noqa: N818  (an answer, not a fault)
+    """A request that can't be served now; the same one may be served later."""
 
 
 @dataclass(slots=True)
@@ -104,10 +109,11 @@ class ControlSocket:
         if self._clients.get(client.connection.fileno()) is client:
             self.send(client, {"id": request_id, "ok": True, "result": result})
 
-    def refuse(self, client: Client, request_id: Any, error: str) -> None:
-        """Refuse a request."""
+    def refuse(self, client: Client, request_id: Any, error: str, *, is_passing: bool = False) -> None:
+        """Refuse a request; ``is_passing`` tells the client to ask again later."""
         self.refused_total += 1
-        self.send(client, {"id": request_id, "ok": False, "error": error})
+        again = {"retry": True} if is_passing else {}
+        self.send(client, {"id": request_id, "ok": False, "error": error, **again})
 
     def _accept(self) -> None:
         while True:
@@ -173,7 +179,7 @@ class ControlSocket:
                 raise RequestError(f"{client.role} may not {name}")
             result = run(request, client)
         except RequestError as error:
-            self.refuse(client, request_id, str(error))
+            self.refuse(client, request_id, str(error), is_passing=isinstance(error, NotNow))
         except Exception as error:
             self._log.error("control request failed", error=repr(error))
             self.refuse(client, request_id, "internal error; the nanny's log has it")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.common.identifiers import is_uuid7
-from nanny.control import Client, RequestError, Role
+from nanny.control import Client, NotNow, RequestError, Role
 from nanny.core import events as e
 from nanny.core.actions import DeferCommand, ReportAccepted, ReportOutcome
 from nanny.protocol.errors import ProtocolViolation
@@ -57,13 +57,13 @@ class ControlRequests:
             for one in self._supervisor.state.ledger.finished:
                 if not one.acknowledged:
                     report = ReportOutcome(one.command_id, one.kind, one.outcome, one.detail, one.incarnation)
-                    self._control.send(client, _outcome_push(report))
-        return self._status()
+                    self._control.send(client, _outcome_push(report, acknowledged=False))
+        return {**self._status(), "role": str(client.role)}
 
     def _command(self, request: dict[str, Any], client: Client) -> None:
         command = _command_of(request, client)
         if len(self._waiting) >= _WAITING_LIMIT:
-            raise RequestError("too many commands are being taken; try again in a second")
+            raise NotNow("too many commands are being taken; try again in a second")
         self._waiting.setdefault(command.id, []).append((client, request.get("id")))
         self._supervisor.tell(e.CommandReceived(command))
 
@@ -76,29 +76,31 @@ class ControlRequests:
             self._control.answer(client, request_id, {"command_id": action.command_id, "state": "accepted"})
 
     def _report_outcome(self, action: ReportOutcome) -> None:
-        told = _outcome_push(action)
+        known = self._supervisor.state.ledger.find_finished(action.command_id)
+        told = _outcome_push(action, acknowledged=known is not None and known.acknowledged)
         for client, request_id in self._waiting.pop(action.command_id, []):
             self._control.answer(client, request_id, {**told, "state": "finished"})
         self._control.push(told)
 
     def _defer(self, action: DeferCommand) -> None:
         for client, request_id in self._waiting.pop(action.command_id, []):
-            self._control.refuse(
-                client, request_id, "deferred: the ledger is full or the nanny is ending; try again"
-            )
+            why = "deferred: the ledger is full or the nanny is ending; try again"
+            self._control.refuse(client, request_id, why, is_passing=True)
 
     def _after_step(self, before: NannyState, after: NannyState, records: tuple[Record, ...]) -> None:
         if records or before.phase is not after.phase:
             self._control.push({"push": "status", "status": self._status()})
 
 
-def _outcome_push(action: ReportOutcome) -> dict[str, Any]:
+def _outcome_push(action: ReportOutcome, *, acknowledged: bool) -> dict[str, Any]:
+    """One outcome; a local operator's counts as acknowledged from the start, so link leaves it alone."""
     return {
         "push": "outcome",
         "command_id": action.command_id,
         "kind": str(action.kind),
         "outcome": str(action.outcome),
         "detail": action.detail,
+        "acknowledged": acknowledged,
         "incarnation": None if action.incarnation is None else str(action.incarnation),
     }
 
