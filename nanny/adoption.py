@@ -48,6 +48,9 @@ def parse_records(plain: Iterable[Mapping[str, Any]], boot_id: str) -> tuple[lis
     records: list[Dated] = []
     problems: list[str] = []
     for one in plain:
+        if not isinstance(one, dict):
+            problems.append(f"{str(one)[:80]!r} is no record")
+            continue
         try:
             record = from_json(one)
         except ProtocolViolation as violation:
@@ -58,6 +61,28 @@ def parse_records(plain: Iterable[Mapping[str, Any]], boot_id: str) -> tuple[lis
             of_this_boot = one.get("boot") == boot_id and isinstance(at, int | float)
             records.append((record, float(at) if of_this_boot else None))  # type: ignore[arg-type]
     return records, problems
+
+
+def add_unknown_living(records: list[Dated], remembered: Iterable[Dated]) -> None:
+    """Add what /run knows of living workers that the journal has never heard of (it was degraded, or damaged).
+
+    One that the journal's own living worker has superseded comes before it, so that it counts as surplus.
+    """
+    known = {record.incarnation for record, _ in records if isinstance(record, IncarnationStarted)}
+    dated = list(remembered)
+    found = [one for one in find_living(dated) if one.started.incarnation not in known]
+    theirs = {one.started.incarnation for one in found}
+    for one in found:
+        os.close(one.pidfd)
+    kinds = IncarnationStarted | IncarnationReady | IncarnationFenced
+    missing = [one for one in dated if isinstance(one[0], kinds) and one[0].incarnation in theirs]
+    if not missing:
+        return
+    own = find_living(records)
+    for one in own:
+        os.close(one.pidfd)
+    records[0:0] = missing if own else []
+    records += [] if own else missing
 
 
 def find_living(records: Iterable[Dated]) -> list[Found]:

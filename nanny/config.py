@@ -179,6 +179,12 @@ class NannyConfig:
     evidence_keep_bytes: int = setting(
         200 << 20, help="Size of all bundles together.", minimum=1 << 20, reloadable=True, section="evidence"
     )
+    fault_point: str | None = setting(
+        None,
+        help="For tests only: the nanny signals itself at this place (see nanny/fault_point.py).",
+        choices=("worker-parked", "worker-recorded", "recovering:STOP"),
+        section="journal",
+    )
     journal_timeout_s: float = setting(
         1.0, help="Wait for the disk before the journal counts as degraded.", minimum=0.05, section="journal"
     )

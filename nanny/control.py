@@ -4,7 +4,8 @@ A request is ``{"id": n, "do": name, …}``, its answer ``{"id": n, "ok": true, 
 ``{"id": n, "ok": false, "error": …}``, with ``"retry": true`` where asking later may help; after ``subscribe`` the
 nanny also sends ``{"push": …}`` lines. The peer is whoever the kernel says (SO_PEERCRED), and what it may do follows
 from its role. Sizes, clients and output are bounded; whoever breaks a bound loses the connection, and nobody else
-notices. unix(7).
+notices. When all places are taken, the client that has been silent for longest makes room: forgotten connections
+must not lock an operator out. unix(7).
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Client:
     waiting: bytearray = field(default_factory=bytearray)
     """Output that the socket did not take yet."""
     subscribed: bool = False
+    asked_at: float = 0.0
+    """When it last said something."""
 
 
 class ControlSocket:
@@ -122,22 +125,34 @@ class ControlSocket:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
+                # No descriptor is left, or the like: it stays ready, and trying at once would only spin.
                 self._log.warning("control connection not accepted", error=str(error))
+                self._loop.rest(self._listener.fileno())
                 return
             connection.setblocking(False)
             peer = peer_credentials.peer_of_stream(connection)
             role = self._role_of(peer)
-            if role is None or len(self._clients) >= _CLIENTS_LIMIT:
-                why = "too many clients" if role is not None else f"uid {peer.uid} may not use this socket"
+            if role is None:
+                why = f"uid {peer.uid} may not use this socket"
                 self.refused_total += 1
                 self._log.warning("control client refused", why=why, pid=peer.pid, uid=peer.uid)
                 with suppress(OSError):
                     connection.send(json.dumps({"id": None, "ok": False, "error": why}).encode() + b"\n")
                 connection.close()
                 continue
-            client = Client(connection, peer, role)
+            if len(self._clients) >= _CLIENTS_LIMIT:
+                self._make_room()
+            client = Client(connection, peer, role, asked_at=self._loop.now)
             self._clients[connection.fileno()] = client
             self._loop.watch(connection.fileno(), lambda client=client: self._ready(client))  # type: ignore[misc]
+
+    def _make_room(self) -> None:
+        """Drop the client that has been silent for longest, an observer before an operator, link last."""
+        order = (Role.OBSERVER, Role.OPERATOR, Role.LINK)
+        silent = min(self._clients.values(), key=lambda one: (order.index(one.role), one.asked_at))
+        self.refused_total += 1
+        self._log.warning("control client dropped", why="too many clients", pid=silent.peer.pid)
+        self._drop(silent)
 
     def _ready(self, client: Client) -> None:
         if client.waiting:
@@ -153,6 +168,7 @@ class ControlSocket:
                 self._drop(client)
                 return
             client.received += chunk
+            client.asked_at = self._loop.now
             while (end := client.received.find(b"\n")) >= 0:
                 line = bytes(client.received[:end])
                 del client.received[: end + 1]

@@ -2,11 +2,13 @@
 
 Tells the supervisor when a ticket is durable, when the journal has become degraded (no answer within
 ``journal_timeout_s``, or an error) and when it has recovered. Never waits for a disk: an unanswered writer is
-left behind and another one is tried, ever more seldom.
+left behind and another one is tried, ever more seldom, and never more than a few at once. A journal that another
+nanny has taken over stays that one's: this nanny goes on without.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.errors import NannyError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_CEILING_S: Final = 60.0
+_WRITERS_LIMIT: Final = 4
+"""Writers that do not die of SIGKILL because their disk hangs: one more would only join them."""
 COMPACT_ABOVE_BYTES: Final = 4 << 20
 
 
@@ -31,6 +35,7 @@ class Durability:
         degraded: why records are not durable; empty while they are.
         file_bytes: size of the journal when last heard of.
         opened: what the journal held, once it could be read.
+        opened_late: it was read only after this nanny had begun without it.
     """
 
     def __init__(self, client: JournalClient, loop: EventLoop, timeout_s: float) -> None:
@@ -41,12 +46,15 @@ class Durability:
         self._retry_at: float | None = None
         self._retry_s = _RETRY_FIRST_S
         self._started_at = loop.now
+        self._writers: set[int] = set()
+        self._is_fenced = False
         self.degraded = ""
         self.file_bytes = 0
         self.opened: Opened | None = None
         self.opened_late = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_writer: Callable[[int], None] = lambda _pid: None
+        """Told of each writer's pid; whoever reaps it calls ``writer_reaped``."""
         self.snapshot: Callable[[], Sequence[dict[str, Any]]] | None = None
         loop.add_source(DeadlineSource(self.next_deadline, self._on_due))
 
@@ -70,6 +78,11 @@ class Durability:
     def is_settled(self) -> bool:
         """Whether nothing that was handed over is still on its way to a disk that answers."""
         return bool(self.degraded) or self._client.oldest_unacked_at is None
+
+    @property
+    def wants_fresh_start(self) -> bool:
+        """Whether the present state lacks what the journal turned out to hold, and nothing is lost by rereading."""
+        return self.opened_late and (not self.degraded or self._client.wants_snapshot)
 
     def next_deadline(self) -> float | None:
         """When the journal counts as degraded, or a writer is tried again."""
@@ -96,14 +109,24 @@ class Durability:
         failing = self._client.failing
         if failing is not None:
             message = f"{message} ({failing.operation}: {failing.message})"
-        if self._retry_at is None:
-            self._retry_at = self._loop.now + self._retry_s
-            self._retry_s = min(self._retry_s * 2, _RETRY_CEILING_S)
+        self._retry_later()
         if not self.degraded:
             self.degraded = message
             self.on_change()
 
+    def _retry_later(self) -> None:
+        if self._retry_at is None and not self._is_fenced:
+            self._retry_at = self._loop.now + self._retry_s
+            self._retry_s = min(self._retry_s * 2, _RETRY_CEILING_S)
+
+    def writer_reaped(self, pid: int) -> None:
+        """A writer is dead and gone."""
+        self._writers.discard(pid)
+
     def _restart(self) -> None:
+        if len(self._writers) >= _WRITERS_LIMIT:
+            self._retry_later()
+            return
         self._unwatch()
         try:
             self._client.restart(self._loop.now)
@@ -114,10 +137,11 @@ class Durability:
         self._loop.watch(self._watched, self._on_readable)
         writer = self._client.writer
         if writer is not None:
+            self._writers.add(writer.pid)
+            os.close(writer.pidfd)
             self.on_writer(writer.pid)
         if self.degraded:
-            self._retry_at = self._loop.now + self._retry_s
-            self._retry_s = min(self._retry_s * 2, _RETRY_CEILING_S)
+            self._retry_later()
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
@@ -132,12 +156,15 @@ class Durability:
                     self.opened_late = bool(self.degraded)
                 case Durable(_, file_bytes) | CompactionDone(file_bytes):
                     self.file_bytes = file_bytes
-                    if self.snapshot is not None and file_bytes > COMPACT_ABOVE_BYTES:
+                    if self._may_compact() and file_bytes > COMPACT_ABOVE_BYTES:
                         self.compact()
                 case Failed(operation, _, message):
-                    if operation in {"open", "append", "fenced"}:
+                    if operation == "fenced":
+                        self._is_fenced, self._retry_at = True, None
+                        self._degrade(f"another nanny writes to this journal: {message}; end one of the two")
+                    elif operation in {"open", "append"}:
                         self._degrade(f"{operation}: {message}")
-                    elif operation == "gap" and self.snapshot is not None:
+                    elif operation == "gap" and self._may_compact():
                         self.compact()
                 case WriterGone():
                     self._unwatch()
@@ -146,12 +173,7 @@ class Durability:
                     pass
         if self._client.fileno() != self._watched:
             self._unwatch()
-        if (
-            self.degraded
-            and self._client.wants_snapshot
-            and self.snapshot is not None
-            and self.opened is not None
-        ):
+        if self._may_compact() and self.degraded and self._client.wants_snapshot:
             self.compact()
         if self.degraded and self._is_whole():
             self.degraded = ""
@@ -163,6 +185,10 @@ class Durability:
         """Replace the journal by the records of the present state."""
         assert self.snapshot is not None
         self._client.compact(self.snapshot(), self._loop.now)
+
+    def _may_compact(self) -> bool:
+        """Not while the present state has never seen what the journal held: that would be lost."""
+        return self.snapshot is not None and self.opened is not None and not self.opened_late
 
     def _is_whole(self) -> bool:
         client = self._client

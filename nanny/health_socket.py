@@ -49,6 +49,9 @@ class HealthSocket:
         self.listener: socket.socket | None = None
         self.responder: FallbackResponder | None = None
         self._is_watched = False
+        self._bound: tuple[str, int] | None = None
+        self._is_unshared = False
+        """Bound anew while a worker lives, which does not have it."""
         self._words: Callable[[], dict[str, Any]] = dict
         self._words_at = 0.0
         self._supervisor: Supervisor | None = None
@@ -63,26 +66,26 @@ class HealthSocket:
         """Where it listens, as host:port; empty without."""
         if self.listener is None:
             return ""
-        host, port = self.listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return _address_of(self.listener)
 
     def find(self, inherited: dict[str, list[int]], worker_pidfd: int | None) -> str:
         """Get hold of the listener; an empty text, or why there is none."""
         for fd in inherited.get(LISTENER_NAME, []):
-            if self._take(socket.socket(fileno=fd)):
+            if self._take(fd):
                 return ""
         if self._config.port is None:
             return ""
         if worker_pidfd is not None:
             try:
-                if self._take(socket.socket(fileno=pidfd.get_fd(worker_pidfd, LISTENER_FD))):
+                if self._take(pidfd.get_fd(worker_pidfd, LISTENER_FD), as_configured=True):
                     return ""
             except OSError as error:
                 self._log.warning("the worker's listener could not be duplicated", error=str(error))
         return self._bind()
 
     def _bind(self) -> str:
-        host, port = self._config.host, self._config.port
+        # Once bound, a port that the kernel chose is ours to keep.
+        host, port = self._bound or (self._config.host, self._config.port)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             bound = socket.socket(family, socket.SOCK_STREAM)
@@ -95,20 +98,44 @@ class HealthSocket:
                 raise
         except OSError as error:
             return f"{host}:{port} can't be bound ({error.strerror}); is another program listening there?"
-        self._take(bound)
-        self._notifier.store_fds([bound.fileno()], LISTENER_NAME)
+        fd = bound.detach()
+        if not self._take(fd):
+            return f"{host}:{port} can't be watched"
+        self._notifier.store_fds([fd], LISTENER_NAME)
         return ""
 
-    def _take(self, found: socket.socket) -> bool:
-        if not inherited_sockets.is_listening(found):
-            self._log.warning("a listener that was shut down is dropped")
+    def _take(self, fd: int, *, as_configured: bool = False) -> bool:
+        try:
+            found = socket.socket(fileno=fd)
+        except OSError as error:
+            self._log.warning("an inherited descriptor is no socket", fd=fd, error=str(error))
+            os.close(fd)
+            return False
+        why = "" if inherited_sockets.is_listening(found) else "it does not listen; somebody has shut it down"
+        if not why and as_configured and not self._is_as_configured(found):
+            why = "it is not at the address that is configured"
+        if not why:
+            try:
+                self.responder = FallbackResponder(found, self._config.fallback_after_s, b"{}")
+            except OSError as error:
+                why = str(error)
+        if why:
+            self._log.warning("a listener was not taken", why=why)
             found.close()
             return False
         found.setblocking(False)
         os.set_inheritable(found.fileno(), False)
         self.listener = found
-        self.responder = FallbackResponder(found, self._config.fallback_after_s, b"{}")
+        if found.family in {socket.AF_INET, socket.AF_INET6}:
+            self._bound = found.getsockname()[:2]
         return True
+
+    def _is_as_configured(self, found: socket.socket) -> bool:
+        """A worker may have a listener of its own at that number, if it was started when there was none of ours."""
+        if found.family not in {socket.AF_INET, socket.AF_INET6}:
+            return False
+        host, port = found.getsockname()[:2]
+        return host == self._config.host and self._config.port in {0, port}
 
     def serve(self, supervisor: Supervisor, words: Callable[[], dict[str, Any]]) -> None:
         """Wire the responder into the loop; ``words`` gives what the nanny says in the worker's stead."""
@@ -119,16 +146,38 @@ class HealthSocket:
 
     def retry(self) -> None:
         """Try again to listen, at a new incarnation."""
-        if self.responder is not None and self.listener is not None:
-            if inherited_sockets.is_listening(self.listener):
-                return
-            self._drop()
+        if self.listener is not None and inherited_sockets.is_listening(self.listener):
+            if self._is_unshared:
+                self._is_unshared = False
+                self._tell(e.HealthSocketRestored())
+            return
+        self._drop()
         if self._config.port is None:
             return
         why = self._bind()
         self._arm()
+        self._is_unshared = False
+        self._tell(e.HealthSocketLost(why) if why else e.HealthSocketRestored())
+
+    def _tell(self, event: e.HealthSocketLost | e.HealthSocketRestored) -> None:
         if self._supervisor is not None:
-            self._supervisor.tell(e.HealthSocketLost(why) if why else e.HealthSocketRestored())
+            self._supervisor.tell(event)
+
+    def _is_shut_down(self) -> bool:
+        """Whether another holder's shutdown() closed it; then it is bound anew, for our own answers at least."""
+        if self.listener is None or inherited_sockets.is_listening(self.listener):
+            return False
+        self._drop()
+        why = "" if self._config.port is None else self._bind()
+        self._arm()
+        self._is_unshared = self.listener is not None
+        what = "another holder shut the listening socket down"
+        self._log.error(what, rebound=self._is_unshared, why=why)
+        if self._is_unshared:
+            self._tell(e.HealthSocketLost(f"{what}; bound anew, the next incarnation gets it"))
+        else:
+            self._tell(e.HealthSocketLost(why or what))
+        return True
 
     def _drop(self) -> None:
         """Any holder's shutdown() closes a listener for all: let it go."""
@@ -172,7 +221,7 @@ class HealthSocket:
         self._is_watched = wanted
 
     def _on_readable(self) -> None:
-        if self.responder is not None:
+        if not self._is_shut_down() and self.responder is not None:
             self._refresh_words(force=False)
             self.responder.on_readable(self._loop.now)
             self._arm()
@@ -181,7 +230,7 @@ class HealthSocket:
         return None if self.responder is None else self.responder.next_deadline()
 
     def _on_due(self, now: float) -> None:
-        if self.responder is not None:
+        if not self._is_shut_down() and self.responder is not None:
             self._refresh_words(force=False)
             self.responder.on_deadline(now)
             self._arm()
@@ -198,3 +247,10 @@ class HealthSocket:
     def close(self) -> None:
         """Close everything."""
         self._drop()
+
+
+def _address_of(listener: socket.socket) -> str:
+    if listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return str(listener.getsockname())
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

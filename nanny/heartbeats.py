@@ -63,6 +63,8 @@ class NotifySocket:
 
     def _on_readable(self) -> None:
         for _ in range(_DATAGRAMS_A_TURN):
+            if self._socket.fileno() < 0:
+                return  # a beat had consequences
             received = peer_credentials.receive_with_credentials(self._socket, DATAGRAM_LIMIT_BYTES)
             if received is None:
                 return

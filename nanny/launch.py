@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _START = "import sys; sys.path.insert(0, {path!r}); from nanny.lean_start import main; main()"
 _FD_VARIABLE = "NANNY_LAUNCH_FD"
+WAITING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+"""Blocked over execve: whoever takes them over unblocks them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Launch:
     node_name: str
     lock_fd: int = -1
     """Inherited by a re-execution; -1 at a first start."""
+    claim_fd: int = -1
+    """Likewise: the claim on the state directory."""
     listeners: dict[str, list[int]] = field(default_factory=dict)
     """Inherited by a re-execution: name -> descriptors."""
     reexecuted: int = 0
@@ -53,15 +58,22 @@ def execute(launch: Launch, environ: Mapping[str, str]) -> NoReturn:
     try:
         os.write(fd, json.dumps(plain).encode())
         os.lseek(fd, 0, os.SEEK_SET)
-        for inherited in (launch.lock_fd, *(one for fds in launch.listeners.values() for one in fds)):
+        for inherited in (
+            launch.lock_fd,
+            launch.claim_fd,
+            *(one for fds in launch.listeners.values() for one in fds),
+        ):
             if inherited >= 0:
                 os.set_inheritable(inherited, True)
+        # A signal that comes now waits for the new image's handlers instead of ending it unheard.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
         # Without site (-S): the nanny needs the standard library and its own package, nothing that is installed.
         start = _START.format(path=os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         program = [sys.executable, "-I", "-S", "-c", start]
         os.execve(program[0], program, {**environ, _FD_VARIABLE: str(fd)})  # noqa: S606  # no shell on purpose
     finally:
         os.close(fd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
 
 
 def settings(launch: Launch) -> NannyConfig:
@@ -88,4 +100,5 @@ def take() -> Launch:
     finally:
         os.close(fd)
     plain["resolve_argv"] = tuple(plain["resolve_argv"])
-    return Launch(**plain)
+    # Another version of the nanny may have written this; what it lacks has a default here.
+    return Launch(**{name: value for name, value in plain.items() if name in Launch.__slots__})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanny import fork_gate, worker_spec
 from nanny.core import events as e
@@ -99,8 +99,13 @@ class LinkProcess:
             pass_watchdog_pid=True,
         )
 
-    def end_left_over(self, pid: int, start_time_ticks: int) -> None:
-        """End the link of an earlier nanny, if it is still that process."""
+    def end_left_over(self, left: Any) -> None:
+        """End the link of an earlier nanny, if it is still that process; ``left`` is what ``remembered`` gave."""
+        match left:
+            case [int(pid), int(start_time_ticks)] if pid > 0:
+                pass
+            case _:
+                return
         with suppress(ProcessLookupError, HostError, OSError):
             fd = pidfd.open_pidfd(pid)
             try:
@@ -108,6 +113,11 @@ class LinkProcess:
                     pidfd.send_signal(fd, signal.SIGKILL)
             finally:
                 os.close(fd)
+
+    @property
+    def remembered(self) -> list[int] | None:
+        """What the next nanny needs to end this link."""
+        return [self.pid, self.start_time_ticks] if self.pid else None
 
     def close(self) -> None:
         """Remove the notify socket; the process stays."""

@@ -14,13 +14,14 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 MAX_LINE_BYTES = 32_768
+_PACKET_BYTES = 16_384
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MODE = 0o640
 
@@ -113,10 +114,14 @@ class LogPipe:
 
     def write(self, source: Source, lines: Iterable[bytes]) -> None:
         """Hand over lines (without their newline); what does not fit now is dropped and counted."""
-        for line in lines:
-            if not self.flush_drops() or not self._sent(source, line):
-                self._unsaid += 1
-                self.dropped_total += 1
+        fits = True
+        packets = _joined(lines) if source is Source.WORKER else ((line, 1) for line in lines)
+        for packet, count in packets:
+            # Once one does not fit, a storm's other thousands are not tried one by one.
+            fits = fits and self.flush_drops() and self._sent(source, packet)
+            if not fits:
+                self._unsaid += count
+                self.dropped_total += count
 
     def flush_drops(self) -> bool:
         """Say how many lines were dropped, if any were; False if not even that fits yet."""
@@ -148,6 +153,20 @@ class LogPipe:
         except OSError:
             return False
         return True
+
+
+def _joined(lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Join lines as long as they are short, so that a storm of them costs few system calls; each with its count."""
+    packet: list[bytes] = []
+    size = 0
+    for line in lines:
+        if packet and size + len(line) >= _PACKET_BYTES:
+            yield b"\n".join(packet), len(packet)
+            packet, size = [], 0
+        packet.append(line)
+        size += len(line) + 1
+    if packet:
+        yield b"\n".join(packet), len(packet)
 
 
 def write_log(connection: socket.socket, files: LogFiles | None) -> None:

@@ -12,8 +12,9 @@ import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+from zlib import crc32
 
-from nanny import adoption, facts, fork_gate, launch, view
+from nanny import adoption, facts, fault_point, fork_gate, launch, state_claim, view
 from nanny.common.identifiers import uuid7
 from nanny.common.log_lines import LogLines, is_journal
 from nanny.control import Client, ControlSocket, RequestError, Role
@@ -42,7 +43,7 @@ from nanny.evidence.desk import EvidenceDesk
 from nanny.health_socket import HealthSocket
 from nanny.journal.client import JournalClient
 from nanny.link_process import LinkProcess
-from nanny.linux import cgroup, fifo, file_lock, procfs, subreaper
+from nanny.linux import cgroup, fifo, file_lock, pidfd, procfs, subreaper
 from nanny.linux.clocks import SystemClock
 from nanny.linux.inherited_sockets import take_inherited
 from nanny.linux.signals import SignalDoor
@@ -55,8 +56,10 @@ from nanny.reload import Reloader
 from nanny.supervisor import Supervisor
 from nanny.worker_output import WorkerOutput
 from nanny.worker_process import Life, WorkerProcess
+from nanny.worker_spec import LISTENER_NAME
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from nanny.config import NannyConfig
@@ -67,6 +70,8 @@ if TYPE_CHECKING:
 
 LATE_AFTER_S: Final = 1.0
 _FLUSH_INTERVAL_S: Final = 10.0
+_LOG_WRITER_PAUSE_S: Final = 1.0
+_REEXEC_PAUSE_S: Final = 60.0
 _STOPPED_EXIT: Final = 0
 _ALREADY_RUNNING_EXIT: Final = 75
 """EX_TEMPFAIL of sysexits(3)."""
@@ -98,10 +103,17 @@ class Nanny:
         self._config = config
         self._is_ending = False
         self._reexec_wanted = False
+        self._reexec_not_before = 0.0
+        self._shutdown_wanted = False
+        self._reap_at: float | None = None
+        self._log_writer_at: float | None = None
         self._cgroup: cgroup.SubCgroup | None = None
         subreaper.set_process_name("nanny")
         os.makedirs(config.runtime_dir, mode=0o755, exist_ok=True)
         self._lock = self._take_lock()
+        self._claim = self._claim_state_dir()
+        fault_point.arm(config.fault_point)
+        fault_point.reach("recovering")
         self._boot_id = procfs.boot_id()
         self._clock = SystemClock()
         self._signals = SignalDoor()
@@ -110,7 +122,7 @@ class Nanny:
         with suppress(OSError):
             subreaper.become_subreaper()
         self._log_pipe = LogPipe(fork_gate.fork_helper, _log_files(config))
-        self._log_pipe.start()
+        self._start_log_writer()
         self._log = LogLines(
             lambda line: self._log_pipe.write(Source.NANNY, [line.rstrip(b"\n")]),
             "nanny",
@@ -118,11 +130,21 @@ class Nanny:
             priorities=is_journal(2, os.environ.get("JOURNAL_STREAM")),
         )
         self._loop = EventLoop(self._clock, LATE_AFTER_S, self._was_late, self._was_away)
+        self._loop.on_error = self._callback_failed
         self._notifier = SystemdNotifier(os.environ.get("NOTIFY_SOCKET"))
         self._watchdog_s = watchdog_interval_s(os.environ)
         self._reaper = Reaper()
         self._loop.watch(self._signals.fileno(), self._on_signals)
+        # Waiting since before the execution of this image, perhaps.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, launch.WAITING_SIGNALS)
         self._loop.watch(self._log_pipe.fileno(), self._on_log_writer)
+        self._loop.add_source(
+            DeadlineSource(lambda: self._log_writer_at, lambda _now: self._new_log_writer())
+        )
+        self._loop.add_source(DeadlineSource(lambda: self._reap_at, lambda _now: self._reap()))
+        if self._claim is not None:
+            claimed = self._claim
+            self._loop.watch(claimed.fileno(), lambda: state_claim.let_ask(claimed))
         self._supervisor: Supervisor | None = None
         self._started_at = self._loop.now
         self._durability = self._open_journal()
@@ -137,6 +159,11 @@ class Nanny:
             return file_lock.resume(path, self._launch.lock_fd)
         return file_lock.acquire(path)
 
+    def _claim_state_dir(self) -> socket.socket | None:
+        if self._launch.claim_fd >= 0:
+            return state_claim.resume(self._launch.claim_fd)
+        return state_claim.claim(self._config.state_dir)
+
     def _mint(self) -> str:
         return uuid7(int(self._clock.read().wall_s * 1000), os.urandom(10))
 
@@ -148,7 +175,9 @@ class Nanny:
             self._boot_id,
         )
         durability = Durability(client, self._loop, self._config.journal_timeout_s)
-        durability.on_writer = lambda pid: self._reaper.register(pid, lambda _pid, _status: None)
+        durability.on_writer = lambda pid: self._reaper.register(
+            pid, lambda pid, _status: durability.writer_reaped(pid)
+        )
         durability.start()
         while durability.opened is None and not durability.degraded:
             self._loop.turn()
@@ -157,8 +186,10 @@ class Nanny:
     def _recover(self) -> tuple[startup.Recovered, list[adoption.Found], dict[str, Any]]:
         known = facts.read_facts(self._facts_path())
         remembered = known.facts or {}
+        of_run = remembered.get("records")
+        of_run = of_run if isinstance(of_run, list) else []
         opened = self._durability.opened
-        plain: Sequence[Any] = remembered.get("records", []) if opened is None else opened.records
+        plain: Sequence[Any] = of_run if opened is None else opened.records
         if opened is None:
             self._log.error("starting without a journal", why=self._durability.degraded)
         elif opened.torn_bytes or opened.damaged:
@@ -167,6 +198,8 @@ class Nanny:
         if opened is not None and opened.damaged:
             # Reserved numbers may be among what was lost: the epoch that the writer went on with counts anew.
             records.append((EpochMinted(opened.epoch), None))
+        if opened is not None:
+            adoption.add_unknown_living(records, adoption.parse_records(of_run, self._boot_id)[0])
         for problem in problems:
             self._log.warning("journal record passed over", why=problem)
         found = adoption.find_living(records)
@@ -231,15 +264,23 @@ class Nanny:
             )
             life.is_ready = one.was_ready
             self.workers.adopt(life)
+            if one.fenced:
+                # Nobody's any more, whatever kept its end from being brought about.
+                pidfd.send_signal(one.pidfd, signal.SIGKILL)
             log.info("worker adopted", incarnation=str(one.started.incarnation), pid=one.started.pid)
-        self._end_left_over_link(remembered)
+        self.workers.sweep_left_over()
+        if remembered.get("boot") == self._boot_id:
+            self.link.end_left_over(remembered.get("link"))
         self._record_deaths(recovered)
+        self._reap()
         supervisor.tell(e.NannyStarted())
         if self._durability.degraded:
             supervisor.tell(e.JournalDegraded(self._durability.degraded))
         self.health.serve(supervisor, self._words)
-        if no_socket:
+        if self.health.fd < 0 and no_socket:
             supervisor.tell(e.HealthSocketLost(no_socket))
+        if self._shutdown_wanted:
+            supervisor.tell(e.ShutdownRequested())
         self._flush_at = loop.now
         loop.add_source(DeadlineSource(lambda: self._flush_at, self._flush_drops))
         if self._watchdog_s is not None:
@@ -271,8 +312,10 @@ class Nanny:
             return None
         if own is None:
             return None
-        # Several nannies may share a cgroup (no unit of their own): each keeps to a subtree named by its node.
-        subtree = cgroup.SubCgroup(os.path.join(own, f"nodenanny-{self._launch.node_id}"))
+        # Several nannies may share a cgroup (no unit of their own): each keeps to a subtree named after its
+        # runtime directory, of which it is the only user.
+        runtime_dir = os.path.realpath(self._config.runtime_dir)
+        subtree = cgroup.SubCgroup(os.path.join(own, f"nodenanny-{crc32(runtime_dir.encode()):08x}"))
         try:
             subtree.create()
         except (HostError, OSError) as error:
@@ -303,11 +346,6 @@ class Nanny:
         self._log_pipe.write(Source.WORKER, lines)
         return len(lines) - (self._log_pipe.dropped_total - before)
 
-    def _end_left_over_link(self, remembered: dict[str, Any]) -> None:
-        left = remembered.get("link")
-        if isinstance(left, list) and len(left) == 2 and remembered.get("boot") == self._boot_id:
-            self.link.end_left_over(int(left[0]), int(left[1]))
-
     def _record_deaths(self, recovered: startup.Recovered) -> None:
         failures = recovered.state.worker.failures
         records = [
@@ -333,7 +371,7 @@ class Nanny:
         self._notifier.ready()
         while not self._is_ending:
             self._loop.turn()
-            if self._reexec_wanted or self._durability.opened_late:
+            if self._reexec_wanted or self._durability.wants_fresh_start:
                 self._try_reexec()
         self._close()
 
@@ -342,23 +380,31 @@ class Nanny:
 
     def _close(self) -> None:
         self._notifier.stopping()
-        self._control.close()
-        self.workers.close()
-        self.link.close()
-        self.health.close()
-        self._durability.close()
+        self._log.info("nanny ended")
+        for close in (
+            self._control.close,
+            self.workers.close,
+            self.link.close,
+            self.health.close,
+            self._durability.close,
+            self._remove_cgroup,
+            lambda: os.unlink(self._facts_path()),
+            self._log_pipe.close,
+        ):
+            # What can't be tidied up is the next nanny's; an ordered end is no crash.
+            with suppress(NannyError, OSError):
+                close()
+        self._lock.release()
+
+    def _remove_cgroup(self) -> None:
         if self._cgroup is not None:
             self._cgroup.remove()
-        with suppress(FileNotFoundError):
-            os.unlink(self._facts_path())
-        self._log.info("nanny ended")
-        self._log_pipe.close()
-        self._lock.release()
 
     def _on_signals(self) -> None:
         for signum in self._signals.drain():
             match signum:
                 case signal.SIGTERM | signal.SIGINT:
+                    self._shutdown_wanted = True
                     if self._supervisor is not None:
                         self._supervisor.tell(e.ShutdownRequested())
                 case signal.SIGHUP:
@@ -366,8 +412,13 @@ class Nanny:
                         self._reloader.reload(ReloadConfig())
                 case _:
                     pass
-        while self._reaper.reap():
-            pass
+        self._reap()
+
+    def _reap(self) -> None:
+        """Reap a bounded number of children; what is left, or what an owner's failure cut short, comes next turn."""
+        self._reap_at = self._loop.now
+        if not self._reaper.reap():
+            self._reap_at = None
 
     def _on_log_writer(self) -> None:
         fd = self._log_pipe.fileno()
@@ -375,9 +426,24 @@ class Nanny:
         if self._log_pipe.fileno() != fd:
             self._loop.unwatch(fd)
         if self._log_pipe.fileno() < 0:
-            with suppress(NannyError, OSError):
-                self._log_pipe.start()
-                self._loop.watch(self._log_pipe.fileno(), self._on_log_writer)
+            self._log_writer_at = self._loop.now + _LOG_WRITER_PAUSE_S
+
+    def _new_log_writer(self) -> None:
+        self._log_writer_at = self._loop.now + _LOG_WRITER_PAUSE_S
+        self._start_log_writer()
+        self._loop.watch(self._log_pipe.fileno(), self._on_log_writer)
+        self._log_writer_at = None
+
+    def _start_log_writer(self) -> None:
+        self._log_pipe.start()
+        # The pipe keeps a duplicate.
+        os.close(self._log_pipe.writer.pidfd)
+
+    def _callback_failed(self, what: str, error: Exception) -> None:
+        import traceback  # noqa: PLC0415  # a bug is rare, the module is not small
+
+        story = "".join(traceback.format_exception(error, limit=-4))
+        self._log.error("callback failed", what=what, error=repr(error), story=story)
 
     def _was_late(self, late_s: float) -> None:
         if self._supervisor is not None:
@@ -404,8 +470,8 @@ class Nanny:
         self._supervisor.config = policy(self._config, self._launch.node_id)
 
     def _after_step(self, before: NannyState, after: NannyState, records: tuple[Record, ...]) -> None:
-        if records:
-            self._write_facts(after)
+        if records or before.link.pid != after.link.pid:
+            self._write_facts()
             for record in records:
                 plain = to_json(record)
                 self._log.info(str(plain.pop("type")), **plain)
@@ -432,12 +498,14 @@ class Nanny:
                 "reexecuted": self._launch.reexecuted,
                 "late_s": round(self._loop.latest_s, 6),
                 "steps_total": supervisor.steps_total,
-                "errors_total": supervisor.errors_total,
+                "errors_total": supervisor.errors_total + self._loop.errors_total,
                 "violations_total": supervisor.violations_total,
             },
             "counters": {
                 **self._counters.as_json(),
                 "beats_total": self.workers.beats_total,
+                "datagrams_refused_total": self.workers.refused_total,
+                "children_reaped_total": self._reaper.reaped_total,
                 "fallback_answers_total": 0
                 if self.health.responder is None
                 else self.health.responder.answered_total,
@@ -474,12 +542,17 @@ class Nanny:
         state = self._supervisor.state
         return {"healthy": state.phase == "running", "phase": str(state.phase), "draining": state.draining}
 
-    def _serve_reexec(self, _request: dict[str, Any], _client: Client) -> dict[str, Any]:
-        assert self._supervisor is not None
-        if self._supervisor.state.worker.stage is Stage.SPAWNING:
-            raise RequestError("a worker is being born; try again in a second")
-        self._reexec_wanted = True
-        return {"reexecuting": True, "pid": os.getpid()}
+    def _serve_reexec(self, request: dict[str, Any], client: Client) -> None:
+        """Once the program on disk has shown that it can be loaded, and has read the settings."""
+
+        def read(problem: str) -> None:
+            if problem:
+                self._control.refuse(client, request.get("id"), f"not executed anew: {problem}")
+                return
+            self._control.answer(client, request.get("id"), {"reexecuting": True, "pid": os.getpid()})
+            self._reexec_wanted = True
+
+        self._reloader.read(read)
 
     def _role_of(self, peer: Credentials) -> Role | None:
         if peer.pid != 0 and peer.pid == self.link.pid:
@@ -500,19 +573,21 @@ class Nanny:
 
     def _snapshot(self) -> list[dict[str, Any]]:
         assert self._supervisor is not None
+        # One that is parked belongs in as soon as the core knows it: it is released after this is written.
+        worker_pid = self._supervisor.state.worker.pid
         living = tuple(
             IncarnationStarted(life.incarnation, life.pid, life.start_time_ticks)
             for life in self.workers.lives.values()
-            if life.parked is None
+            if life.parked is None or life.pid == worker_pid
         )
         at = round(self._loop.now, 3)
         return [{**to_json(record), "at": at} for record in startup.compact(self._supervisor.state, living)]
 
-    def _write_facts(self, state: NannyState) -> None:
+    def _write_facts(self) -> None:
         records = [{**record, "boot": self._boot_id} for record in self._snapshot()]
-        link = [self.link.pid, self.link.start_time_ticks] if state.link.is_live else None
+        known = {"boot": self._boot_id, "records": records, "link": self.link.remembered}
         try:
-            facts.write_facts(self._facts_path(), {"boot": self._boot_id, "records": records, "link": link})
+            facts.write_facts(self._facts_path(), known)
         except (OSError, ValueError) as error:
             self._log.error("the facts for adoption could not be written", error=str(error))
 
@@ -520,18 +595,23 @@ class Nanny:
         """Execute the nanny anew in place, once everything decided is durable or degraded for good."""
         supervisor = self._supervisor
         assert supervisor is not None
-        if supervisor.state.worker.stage is Stage.SPAWNING or not self._durability.is_settled:
+        is_born = supervisor.state.worker.stage is not Stage.SPAWNING and supervisor.is_idle
+        if not is_born or not self._durability.is_settled or self._loop.now < self._reexec_not_before:
             return
-        self._reexec_wanted = self._durability.opened_late = False
-        listeners = {} if self.health.fd < 0 else {"healthz": [os.dup(self.health.fd)]}
+        self._reexec_wanted = False
+        # Once more in a while, if it fails.
+        self._reexec_not_before = self._loop.now + _REEXEC_PAUSE_S
+        listeners = {} if self.health.fd < 0 else {LISTENER_NAME: [os.dup(self.health.fd)]}
         self._log.info("executing anew", pid=os.getpid())
+        self._write_facts()
         again = launch.Launch(
-            settings=self._reloader.settings,
+            settings=self._reloader.latest,
             resolve_argv=self._launch.resolve_argv,
             version=self._launch.version,
             node_id=self._launch.node_id,
             node_name=self._launch.node_name,
             lock_fd=self._lock.fileno(),
+            claim_fd=-1 if self._claim is None else self._claim.fileno(),
             listeners=listeners,
             reexecuted=self._launch.reexecuted + 1,
         )
@@ -539,8 +619,10 @@ class Nanny:
             launch.execute(again, os.environ)
         except OSError as error:
             self._log.error("could not execute anew; going on as before", error=str(error))
-            os.set_inheritable(self._lock.fileno(), False)
-            for fd in listeners.get("healthz", []):
+            for fd in (again.lock_fd, again.claim_fd):
+                if fd >= 0:
+                    os.set_inheritable(fd, False)
+            for fd in listeners.get(LISTENER_NAME, []):
                 os.close(fd)
 
 

@@ -90,6 +90,15 @@ class Reaper:
         """Drop the owner; the child will be reaped as a stranger."""
         self._owners.pop(pid, None)
 
+    def reap_child(self, pid: int) -> None:
+        """Reap this child now if it is dead, however many others are; nothing happens if it is none of ours."""
+        try:
+            is_dead = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return
+        if is_dead:
+            self._take(pid)
+
     def reap(self, limit: int = 64) -> bool:
         """Reap at most `limit` dead children, owners called in the order of death's discovery; never waits.
 

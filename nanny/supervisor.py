@@ -6,7 +6,8 @@ writer says durable, or after ``journal_timeout_s`` with the journal marked degr
 (5) each action's result comes back as an event; (6) one timer is re-armed from ``next_deadline`` and fires with
 ``max(deadline, now)``. If the nanny itself was late, or the node was away, the core hears of it first.
 
-An action that raises is logged and counted, and supervision goes on: nothing here ends the process.
+An action, an observer or a step that raises is logged and counted, and supervision goes on: nothing here ends
+the process.
 """
 
 from __future__ import annotations
@@ -88,6 +89,11 @@ class Supervisor:
         self._inbox.append(event)
         self.settle()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was decided is still to be done."""
+        return not self._inbox and not self._held
+
     def settle(self) -> None:
         """Take steps and run what may run until nothing is left to do now."""
         if self._is_settling:
@@ -104,7 +110,11 @@ class Supervisor:
 
     def _take_step(self, event: e.Event) -> None:
         before = self.state
-        result = step(before, event, self._loop.now, self.config)
+        try:
+            result = step(before, event, self._loop.now, self.config)
+        except Exception as error:
+            self._failed("step failed", event=type(event).__name__, error=repr(error))
+            return
         self.state = result.state
         self.steps_total += 1
         ticket = None
@@ -118,7 +128,10 @@ class Supervisor:
                 self.violations_total += 1
                 self._log.error("invariant broken", problem=problem, caused_by=type(event).__name__)
         for observe in self.on_step:
-            observe(before, self.state, result.records)
+            try:
+                observe(before, self.state, result.records)
+            except Exception as error:
+                self._failed("observer failed", event=type(event).__name__, error=repr(error))
 
     def _may_run(self) -> bool:
         if not self._held:
@@ -131,12 +144,15 @@ class Supervisor:
             try:
                 self._effects[type(action)](action)
             except Exception as error:
-                self.errors_total += 1
-                self._log.error("action failed", action=type(action).__name__, error=repr(error))
+                self._failed("action failed", action=type(action).__name__, error=repr(error))
+
+    def _failed(self, what: str, **fields: str) -> None:
+        self.errors_total += 1
+        self._log.error(what, **fields)
 
     def _confirm_numbers(self, action: ConfirmNumbers) -> None:
         if not self.state.journal_degraded:
-            self._inbox.append(e.NumbersConfirmed(action.until))
+            self._inbox.append(e.NumbersConfirmed(action.epoch, action.until))
 
     def _journal_changed(self) -> None:
         degraded = self._durability.degraded

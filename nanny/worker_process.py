@@ -6,6 +6,7 @@ durable, signalled by pidfd only, swept up after its death. Decides nothing. pid
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections import deque
@@ -13,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nanny import examination, fork_gate, worker_spec
+from nanny import examination, fault_point, fork_gate, worker_spec
 from nanny.core import events as e
 from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _MEMORY_INTERVAL_S: Final = 5.0
+_SWEEP_FIRST_S: Final = 0.1
+_RESIDUE_AFTER_S: Final = 2.0
+"""What SIGKILL has not ended by then counts as residue."""
 _ENDED_KEPT: Final = 3
 _BEATS_KEPT: Final = 30
 
@@ -61,6 +65,8 @@ class Life:
     notify: NotifySocket | None = None
     parked: fork_gate.ParkedChild | None = None
     exec_error_fd: int = -1
+    exec_error: str = ""
+    """Why the program never ran."""
     status: ExitStatus = UNKNOWN
     last_beat: Beat | None = None
     vitals_tid: int = 0
@@ -69,6 +75,14 @@ class Life:
     beats: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
     """The latest few with their arrival, for evidence."""
     is_ready: bool = False
+
+
+@dataclass(slots=True)
+class _Swept:
+    """The cgroup of a dead worker, until it is empty and removed."""
+
+    cgroup: SubCgroup
+    since: float
 
 
 class WorkerProcess:
@@ -102,27 +116,35 @@ class WorkerProcess:
         self.on_beat: Callable[[float], None] = lambda _now: None
         self.on_released: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
-        self._memory_at: float | None = None
-        self._swept: list[SubCgroup] = []
+        self._refused_before = 0
+        self._memory_at = 0.0
+        self._swept: list[_Swept] = []
+        self._sweep_at = 0.0
+        self._sweep_s = _SWEEP_FIRST_S
         self._residue = 0
-        loop.add_source(DeadlineSource(self._next_deadline, self._on_due))
+        loop.add_source(DeadlineSource(self._next_memory_deadline, self._measure_memory))
+        loop.add_source(DeadlineSource(lambda: self._sweep_at if self._swept else None, self._sweep))
 
     # Actions
 
     def spawn(self, action: SpawnWorker) -> None:
         """Make a child that waits at the gate."""
         incarnation = action.incarnation
-        stacks_fd = memfd.create_memfd(f"stacks-{incarnation.number}", _STACKS_LIMIT_BYTES, inheritable=False)
-        notify, cgroup = None, self._make_cgroup(incarnation)
+        stacks_fd, notify, cgroup = -1, None, None
         try:
+            stacks_fd = memfd.create_memfd(
+                f"stacks-{incarnation.number}", _STACKS_LIMIT_BYTES, inheritable=False
+            )
+            cgroup = self._make_cgroup(incarnation)
             notify = self._notify_socket(incarnation)
             parked = fork_gate.park(self._child_spec(incarnation, stacks_fd, notify.path, cgroup))
         except (HostError, OSError) as error:
-            os.close(stacks_fd)
+            if stacks_fd >= 0:
+                os.close(stacks_fd)
             if notify is not None:
                 notify.close()
             if cgroup is not None:
-                cgroup.remove()
+                self._sweep_up(cgroup)
             self._supervisor.tell(e.SpawnFailed(incarnation, str(error)))
             return
         life = Life(
@@ -131,15 +153,16 @@ class WorkerProcess:
         self._keep(life)
         life.exec_error_fd = parked.exec_error_fd
         self._loop.watch(parked.exec_error_fd, lambda: self._exec_told(life))
+        fault_point.reach("worker-parked")
         self._supervisor.tell(e.WorkerParked(incarnation, parked.pid, parked.start_time_ticks))
 
     def release(self, action: ReleaseWorker) -> None:
         """Let the child execute the program."""
         life = self.lives.get(action.incarnation)
         if life is not None and life.parked is not None:
+            fault_point.reach("worker-recorded")
             fork_gate.release(life.parked)
             life.parked = None
-            self._memory_at = self._loop.now + _MEMORY_INTERVAL_S
             self.on_released()
 
     def abandon(self, action: AbandonWorker) -> None:
@@ -157,14 +180,14 @@ class WorkerProcess:
         signum = signal.Signals[action.signal]
         pidfd.send_signal(life.pidfd, signum)
         if signum == signal.SIGKILL and life.cgroup is not None:
-            life.cgroup.kill()
+            with suppress(HostError):
+                life.cgroup.kill()
 
     def fence(self, action: FenceWorker) -> None:
         """Take no more beats of it; its pidfd stays watched."""
         life = self.lives.get(action.incarnation)
-        if life is not None and life.notify is not None:
-            life.notify.close()
-            life.notify = None
+        if life is not None:
+            self._deafen(life)
 
     def examine(self, action: ExamineWorker) -> None:
         """Read state, tracer, run-queue delay and throttling; all of them small reads of /proc and cgroupfs."""
@@ -185,10 +208,29 @@ class WorkerProcess:
     def adopt(self, life: Life) -> None:
         """Take over a worker that an earlier nanny released."""
         if self._cgroup_dir is not None:
-            path = os.path.join(self._cgroup_dir, f"worker-{life.incarnation.number}")
-            life.cgroup = SubCgroup(path) if os.path.isdir(path) else None
+            for name in _cgroup_names(life.incarnation):
+                cgroup = SubCgroup(os.path.join(self._cgroup_dir, name))
+                with suppress(HostError):
+                    if life.pid in cgroup.pids():
+                        life.cgroup = cgroup
+        life.stacks_fd = _stacks_of(life.pidfd)
         life.notify = self._notify_socket(life.incarnation)
         self._keep(life)
+
+    def sweep_left_over(self) -> None:
+        """Remove what dead workers of earlier nannies left: cgroups with whoever is in them, notify sockets."""
+        if self._cgroup_dir is not None:
+            ours = {life.cgroup.path for life in self.lives.values() if life.cgroup is not None}
+            for name in _names(self._cgroup_dir, "worker-", ""):
+                path = os.path.join(self._cgroup_dir, name)
+                if path not in ours:
+                    self._sweep_up(SubCgroup(path))
+        listening = {life.notify.path for life in self.lives.values() if life.notify is not None}
+        for name in _names(self._config.runtime_dir, "notify-", ".sock"):
+            path = os.path.join(self._config.runtime_dir, name)
+            if path not in listening:
+                with suppress(OSError):
+                    os.unlink(path)
 
     def current(self) -> Life | None:
         """The life that owns the node, if its process is there."""
@@ -211,21 +253,22 @@ class WorkerProcess:
         if self.lives.get(life.incarnation) is not life or not pidfd.has_exited(life.pidfd):
             return
         if life.status is UNKNOWN:
-            self._reaper.reap()
+            self._reaper.reap_child(life.pid)
             if self.lives.get(life.incarnation) is not life:
                 return
+        self._exec_told(life)
         del self.lives[life.incarnation]
         self._loop.unwatch(life.pidfd)
         self._release_descriptors(life)
         if life.cgroup is not None:
             # Descendants of a dead worker are nobody's: only workloads outlive it, in units of their own.
-            with suppress(HostError):
-                life.cgroup.kill()
-            self._swept.append(life.cgroup)
-            self._sweep()
+            self._sweep_up(life.cgroup)
         self._remember(life)
-        self.on_gone()
-        self._supervisor.tell(e.WorkerExited(life.incarnation, str(life.status)))
+        status = f"{life.status} ({life.exec_error})" if life.exec_error else str(life.status)
+        try:
+            self.on_gone()
+        finally:
+            self._supervisor.tell(e.WorkerExited(life.incarnation, status))
 
     def _remember(self, life: Life) -> None:
         """Keep what evidence after death needs of the latest few."""
@@ -244,10 +287,23 @@ class WorkerProcess:
             fork_gate.abandon(life.parked)
             life.parked = None
         os.close(life.pidfd)
+        self._deafen(life)
+
+    def _deafen(self, life: Life) -> None:
         if life.notify is not None:
+            self._refused_before += life.notify.refused_total
             life.notify.close()
+            life.notify = None
+
+    @property
+    def refused_total(self) -> int:
+        """Datagrams that no worker of ours sent, or that nobody understands."""
+        heard = (life.notify.refused_total for life in self.lives.values() if life.notify is not None)
+        return self._refused_before + sum(heard)
 
     def _exec_told(self, life: Life) -> None:
+        if life.exec_error_fd < 0:
+            return
         told = fork_gate.read_exec_error(life.exec_error_fd)
         if told is fork_gate.ExecProgress.PENDING:
             return
@@ -255,10 +311,10 @@ class WorkerProcess:
         os.close(life.exec_error_fd)
         life.exec_error_fd = -1
         if told is not None:
+            life.exec_error = told.message
             self._log.error(
                 "the program could not be executed", incarnation=str(life.incarnation), why=told.message
             )
-            self._supervisor.tell(e.SpawnFailed(life.incarnation, told.message))
 
     def _notify_socket(self, incarnation: Incarnation) -> NotifySocket:
         path = os.path.join(self._config.runtime_dir, f"notify-{incarnation.number}.sock")
@@ -315,42 +371,87 @@ class WorkerProcess:
         """An empty cgroup, which the child enters by itself while it is parked."""
         if self._cgroup_dir is None:
             return None
-        cgroup = SubCgroup(os.path.join(self._cgroup_dir, f"worker-{incarnation.number}"))
-        try:
-            cgroup.create()
-        except (HostError, OSError) as error:
-            self._log.warning("no cgroup for the worker", why=str(error))
-            return None
-        return cgroup
+        for name in _cgroup_names(incarnation):
+            cgroup = SubCgroup(os.path.join(self._cgroup_dir, name))
+            try:
+                if cgroup.create():
+                    return cgroup
+            except (HostError, OSError) as error:
+                self._log.warning("no cgroup for the worker", why=str(error))
+                return None
+        return None
 
     # Memory limit and left-overs
 
-    def _next_deadline(self) -> float | None:
-        wanted = self._config.memory_limit_bytes is not None or self._swept
-        return self._memory_at if wanted else None
+    def _next_memory_deadline(self) -> float | None:
+        return self._memory_at if self._config.memory_limit_bytes is not None and self.lives else None
 
-    def _on_due(self, now: float) -> None:
+    def _measure_memory(self, now: float) -> None:
         self._memory_at = now + _MEMORY_INTERVAL_S
-        self._sweep()
         life = self.current()
-        if life is not None and self._config.memory_limit_bytes is not None:
+        if life is not None:
             with suppress(ProcessLookupError, HostError):
                 rss_bytes = procfs.read_status(life.pid).vm_rss_bytes
                 self._supervisor.tell(e.MemoryMeasured(life.incarnation, rss_bytes))
 
-    def _sweep(self) -> None:
+    def _sweep_up(self, cgroup: SubCgroup) -> None:
+        with suppress(HostError):
+            cgroup.kill()
+        self._swept.append(_Swept(cgroup, self._loop.now))
+        self._sweep_s = _SWEEP_FIRST_S
+        self._sweep_at = self._loop.now + self._sweep_s
+
+    def _sweep(self, now: float) -> None:
         """Remove the cgroups of the dead; what is still in them after SIGKILL is residue."""
-        self._swept = [cgroup for cgroup in self._swept if not cgroup.remove()]
-        residue = sum(len(cgroup.pids()) for cgroup in self._swept)
-        if self._swept and self._memory_at is None:
-            self._memory_at = self._loop.now + _MEMORY_INTERVAL_S
-        if residue != self._residue and (residue == 0 or self._memory_at is not None):
+        self._swept = [one for one in self._swept if not _removed(one.cgroup)]
+        self._sweep_s = min(self._sweep_s * 2, _MEMORY_INTERVAL_S)
+        self._sweep_at = now + self._sweep_s
+        residue = 0
+        for one in self._swept:
+            if now - one.since >= _RESIDUE_AFTER_S:
+                with suppress(HostError):
+                    one.cgroup.kill()
+                    residue += len(one.cgroup.pids())
+        if residue != self._residue:
             self._residue = residue
             self._supervisor.tell(e.ResidueObserved(residue))
 
     def close(self) -> None:
-        """Remove the notify sockets of what lives; the processes stay."""
+        """Remove the notify sockets of what lives, and the cgroups of the dead; the processes stay."""
         for life in self.lives.values():
-            if life.notify is not None:
-                life.notify.close()
-                life.notify = None
+            self._deafen(life)
+        self._swept = [one for one in self._swept if not _removed(one.cgroup)]
+
+
+def _cgroup_names(incarnation: Incarnation) -> tuple[str, str]:
+    """Numbers begin anew in a new epoch, and a dead worker of the old one may still be in the first."""
+    return f"worker-{incarnation.number}", f"worker-{incarnation.number}-{incarnation.epoch[-12:]}"
+
+
+def _removed(cgroup: SubCgroup) -> bool:
+    try:
+        return cgroup.remove()
+    except HostError:
+        return False
+
+
+def _names(directory: str, prefix: str, suffix: str) -> list[str]:
+    with suppress(OSError):
+        return [name for name in os.listdir(directory) if name.startswith(prefix) and name.endswith(suffix)]
+    return []
+
+
+def _stacks_of(worker_pidfd: int) -> int | None:
+    """Our duplicate of an adopted worker's memfd for stacks, if that is what it has there."""
+    try:
+        fd = pidfd.get_fd(worker_pidfd, worker_spec.STACKS_FD)
+    except OSError:
+        return None
+    try:
+        # Sealed files are memfds, and nobody else has reason to seal this one against growth.
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW:
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
+from zlib import crc32
 
 from tests.support.processes import wait_until
 
@@ -304,7 +305,7 @@ class RunningNanny:
 
     def cgroup_dirs(self) -> list[str]:
         """The node's cgroup directories, outermost first."""
-        name = f"nodenanny-{self.node_id}"
+        name = f"nodenanny-{crc32(os.path.realpath(self.runtime_dir).encode()):08x}"
         found = []
         for mount in _cgroup2_mounts():
             for parent, directories, _ in os.walk(mount):
