@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from server_stub.store.tables import EventRow
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 def append(session: AsyncSession, wall_at: float, type_: str, node_id: str | None, **detail: Any) -> None:
     """Add an event to the session's transaction."""
     session.add(EventRow(wall_at=wall_at, type=type_, node_id=node_id, detail=detail))
+
+
+async def append_many(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Add events, as the columns of their rows, to the session's transaction by one statement."""
+    if rows:
+        await session.execute(insert(EventRow), rows)
 
 
 async def after(session: AsyncSession, seq: int, limit: int) -> Sequence[EventRow]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from yarl import URL
 
 from nanny.protocol.session_events import SessionConfig
@@ -227,11 +229,14 @@ async def serve(config: ServerConfig) -> None:
 
 async def _open_database(url: str) -> Database:
     try:
+        shown = make_url(url).render_as_string()  # without its password
+    except ArgumentError as error:
+        raise StartError("the database's URL cannot be read, expected a path or scheme://…") from error
+    try:
         return await Database.open(url)
     except Exception as error:
-        raise StartError(
-            f"cannot open the database {url}: {getattr(error, 'orig', None) or error}"
-        ) from error
+        why = getattr(error, "orig", None) or error
+        raise StartError(f"cannot open the database {shown}: {why}") from error
 
 
 async def _run_loops(syncer: Syncer, commands: Commands) -> None:

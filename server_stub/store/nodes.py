@@ -229,16 +229,20 @@ async def store_verdicts(session: AsyncSession, changes: Sequence[StateChange], 
     statement = _STORE_VERDICTS[session.get_bind().dialect.name]
     parameter = json.dumps([{name: getattr(change, name) for name in _CHANGE_FIELDS} for change in changes])
     won = set(await session.scalars(statement, {"changes": parameter}))
-    for change in changes:
-        if change.id in won and change.state != change.state_before:
-            events.append(
-                session,
-                wall_at,
-                "node.state",
-                change.id,
-                before=change.state_before,
-                after=change.state,
-                reason=change.state_reason,
-                message=change.state_message,
-            )
+    told = [
+        {
+            "wall_at": wall_at,
+            "type": "node.state",
+            "node_id": change.id,
+            "detail": {
+                "before": change.state_before,
+                "after": change.state,
+                "reason": change.state_reason,
+                "message": change.state_message,
+            },
+        }
+        for change in changes
+        if change.id in won and change.state != change.state_before
+    ]
+    await events.append_many(session, told)
     return won
