@@ -1,7 +1,8 @@
 """How the worker is started: program, environment, descriptors, user. Pure but for one look at the user table.
 
-The environment is systemd's (NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS) plus NANNY_INCARNATION, NANNY_STACKS_FD and
-NANNY_CONTROL_SOCKET, so the worker needs to know nothing of the nanny. systemd.exec(5), sd_listen_fds(3).
+The environment is systemd's (NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS) plus NANNY_INCARNATION, NANNY_NODE_NAME,
+NANNY_STACKS_FD and NANNY_CONTROL_SOCKET, so the worker needs to know nothing of the nanny. systemd.exec(5),
+sd_listen_fds(3).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def worker_spec(
     environ |= config.environment
     environ["NANNY_INCARNATION"] = incarnation
     environ["NANNY_STACKS_FD"] = str(STACKS_FD)
+    environ["NANNY_NODE_NAME"] = config.node_name
     environ["NANNY_CONTROL_SOCKET"] = os.path.join(config.runtime_dir, "control.sock")
     if config.heartbeat != "none":
         environ["NOTIFY_SOCKET"] = notify_path

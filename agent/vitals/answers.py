@@ -61,6 +61,7 @@ class Answers:
 
     Attributes:
         answered_total: by route and status.
+        token: whose bearers may see reasons and stacks; None: nobody's.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Answers:
         """Answer from what `observe` and `metrics_text` give at the moment of the question."""
         self._observe = observe
         self._metrics_text = metrics_text
-        self._credentials = f"Bearer {token}".encode() if token else None
+        self.token = token
         self._trusts_loopback = trusts_loopback
         self._routes = {
             "/livez": self._livez,
@@ -115,9 +116,9 @@ class Answers:
         )
 
     def _bears_token(self, request: Request) -> bool:
-        if self._credentials is None or not request.authorization:
+        if not self.token or not request.authorization:
             return False
-        return bool(_compare_digest(request.authorization.encode(), self._credentials))
+        return bool(_compare_digest(request.authorization.encode(), f"Bearer {self.token}".encode()))
 
     def _livez(self, _: Request, verbose: bool, detailed: bool) -> tuple[int, str, str]:  # noqa: FBT001
         _seen, health = self._observe()

@@ -23,6 +23,7 @@ class HeartbeatSender:
     Attributes:
         sent_total: beats that the kernel took.
         failed_total: by the error's name, such as ``ECONNREFUSED``.
+        unheard: beats in a row for which there was nobody; a full queue is somebody's.
     """
 
     def __init__(self, notify_socket: str) -> None:
@@ -39,6 +40,7 @@ class HeartbeatSender:
         self._socket.setblocking(False)
         self.sent_total = 0
         self.failed_total: dict[str, int] = {}
+        self.unheard = 0
 
     def send(self, beat: Beat) -> bool:
         """Send without waiting; gives whether the kernel took it."""
@@ -47,8 +49,11 @@ class HeartbeatSender:
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "other")
             self.failed_total[name] = self.failed_total.get(name, 0) + 1
+            if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
+                self.unheard += 1
             return False
         self.sent_total += 1
+        self.unheard = 0
         return True
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ class LoopTick:
     Attributes:
         due_at: when the next stamp is due, CLOCK_MONOTONIC seconds; None before the first and after `detach`.
         thread_id: of the loop's thread, once it has turned.
+        worst_lag_s: the longest by which a tick was late; whoever reads it may set it back to 0.
     """
 
     def __init__(self, interval_s: float = TICK_INTERVAL_S) -> None:
@@ -49,6 +50,7 @@ class LoopTick:
         self._timer: Timer | None = None
         self.due_at: float | None = None
         self.thread_id: int | None = None
+        self.worst_lag_s = 0.0
 
     def attach(self, loop: EventLoop) -> None:
         """Watch `loop` from now on, from any thread; its thread is known from its first turn on."""
@@ -74,7 +76,10 @@ class LoopTick:
             if self._loop is not loop:
                 return
             self.thread_id = get_ident()
-            self.due_at = time.monotonic() + self._interval_s
+            now, due_at = time.monotonic(), self.due_at
+            if due_at is not None and now - due_at > self.worst_lag_s:
+                self.worst_lag_s = now - due_at
+            self.due_at = now + self._interval_s
             self._timer = loop.call_later(self._interval_s, tick)
 
         return tick

@@ -138,6 +138,11 @@ class Expectations:
         """What may still be granted."""
         return self._left_s
 
+    def change_total(self, by_s: float) -> None:
+        """Grant so much more, or less, in all."""
+        with self._lock:
+            self._left_s = max(0.0, self._left_s + by_s)
+
     def begin(self, expectation: Expectation, timeout_s: float) -> float:
         """Start a span; gives what it was granted, 0 when the total is used up."""
         with self._lock:

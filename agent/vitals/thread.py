@@ -156,6 +156,30 @@ class Vitals:
         """The one that was published last."""
         return self._snapshot
 
+    def adjust(
+        self, *, stall_warn_s: float, stall_timeout_s: float, expect_total_s: float, token: str | None
+    ) -> None:
+        """Go on with other settings: the thread may have to start before they can be read."""
+        self._expectations.change_total(expect_total_s - self._config.expect_total_s)
+        self._answers.token = token
+        self._config = replace(
+            self._config,
+            stall_warn_s=stall_warn_s,
+            stall_timeout_s=stall_timeout_s,
+            expect_total_s=expect_total_s,
+            token=token,
+        )
+
+    @property
+    def beats_unheard(self) -> int | None:
+        """Beats in a row that reached nobody; None where none are sent."""
+        return None if self._sender is None else self._sender.unheard
+
+    def take_worst_loop_lag_s(self) -> float:
+        """How late the loop's ticks were at worst since the last call; call it in the loop's thread."""
+        worst_lag_s, self._tick.worst_lag_s = self._tick.worst_lag_s, 0.0
+        return worst_lag_s
+
     def stopping(self) -> None:
         """Say STOPPING=1 from now on; answers and beats go on until `stop`."""
         self._is_stopping = True

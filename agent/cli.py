@@ -1,0 +1,98 @@
+"""``node-agent``: answers first, everything else afterwards.
+
+    node-agent [run] [--key value …]
+    node-agent check-config [--origins] [--json] [--key value …]
+    node-agent --version
+
+A killed worker counts as back when /livez answers. So where a supervisor passed the listening socket the vitals
+thread starts before the settings are read, and the heavy imports come last. Exit codes: 0 ended in order, 1
+cannot start, 78 (EX_CONFIG) the settings can't be used. This file imports nothing that costs time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
+    from agent.vitals.config import VitalsConfig
+    from agent.vitals.thread import Vitals
+
+_ASKING = frozenset({"check-config", "--version", "-h", "--help"})
+_IMPORT_LIMIT_S = 60.0  # from a cold disk over a busy network
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; gives the exit code, which ``run`` reports by ending the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if _ASKING.intersection(words):
+        from agent.arguments import answer  # noqa: PLC0415
+
+        return answer(words)
+    from agent.vitals.config import claim_environ  # noqa: PLC0415
+    from agent.vitals.stall_stack import enable_stack_dumps  # noqa: PLC0415
+
+    enable_stack_dumps(os.environ)
+    claimed = claim_environ(os.environ)
+    vitals = None
+    if claimed.listener_fd is not None:
+        from agent.vitals.thread import start_vitals  # noqa: PLC0415
+
+        vitals = start_vitals(claimed)
+    from agent.arguments import settings_of_words  # noqa: PLC0415
+
+    config = settings_of_words(words)
+    if isinstance(config, int):
+        return config
+    if vitals is None:
+        vitals = _start_with_settings(claimed, config)
+        if vitals is None:
+            return 1
+    else:
+        vitals.adjust(
+            stall_warn_s=config.stall_warn_s,
+            stall_timeout_s=config.stall_timeout_s,
+            expect_total_s=config.expect_limit_s,
+            token=config.health_token,
+        )
+    with vitals.expect(_IMPORT_LIMIT_S, "loading the program"):
+        # Its fork server is started while this process is small and has no event loop.
+        from agent.telemetry.probe_launch import launch_probe_server  # noqa: PLC0415
+
+        try:
+            probe_server = launch_probe_server()
+        except OSError:
+            probe_server = None  # the pool starts one, and again as long as there is none
+        from agent.main import run  # noqa: PLC0415
+    return run(config, claimed.incarnation, vitals, probe_server)
+
+
+def _start_with_settings(claimed: VitalsConfig, config: AgentConfig) -> Vitals | None:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from agent.vitals.thread import start_vitals  # noqa: PLC0415
+
+    listen = None if config.port is None else (config.host, config.port)
+    wanted = replace(
+        claimed,
+        listen=listen,
+        stall_warn_s=config.stall_warn_s,
+        stall_timeout_s=config.stall_timeout_s,
+        expect_total_s=config.expect_limit_s,
+        token=config.health_token,
+    )
+    try:
+        return start_vitals(wanted)
+    except OSError as error:
+        where = f"{config.host} port {config.port}"
+        print(
+            f"node-agent: cannot listen on {where}: {error.strerror}; --port 0 takes a free one",
+            file=sys.stderr,
+        )
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
