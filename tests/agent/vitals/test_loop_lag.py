@@ -27,8 +27,8 @@ def test_a_turning_loop_renews_the_stamp_and_names_its_thread(
     async def turn() -> None:
         tick.attach(asyncio.get_running_loop())
         first = tick.due_at
-        while tick.due_at == first or tick.thread_id is None:
-            await asyncio.sleep(0.001)  # noqa: ASYNC110  # what is waited for tells nobody
+        while tick.due_at == first or tick.thread_id is None:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.001)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(asyncio.wait_for(turn(), 10))
