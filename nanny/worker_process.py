@@ -317,7 +317,9 @@ class WorkerProcess:
             )
 
     def _notify_socket(self, incarnation: Incarnation) -> NotifySocket:
-        path = os.path.join(self._config.runtime_dir, f"notify-{incarnation.number}.sock")
+        # Numbers begin anew in a new epoch, and there may be a worker of each.
+        name = f"notify-{incarnation.number}-{incarnation.epoch[-6:]}.sock"
+        path = os.path.join(self._config.runtime_dir, name)
 
         def accepts(sender: Credentials) -> bool:
             life = self.lives.get(incarnation)

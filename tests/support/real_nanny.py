@@ -147,10 +147,9 @@ class RealNanny:
         assert self.process is None or self.process.returncode is not None, "the last one still runs"
         self._forget()
         with open(self.log_path, "ab") as log:
-            popen_kw = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | popen_kw
-            self.process = subprocess.Popen(
-                self.command(program, *flags), env=self.environment() | (environ or {}), **popen_kw
-            )
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | popen_kw
+            options["env"] = self.environment() | (environ or {})
+            self.process = subprocess.Popen(self.command(program, *flags), **options)
         self._pidfd = os.pidfd_open(self.process.pid)
         if wait:
             self.wait_until_it_answers()
