@@ -153,7 +153,8 @@ class OutcomeDelivered:
 class ConditionChanged:
     """A lasting fact began or ended."""
 
-    type: str
+    condition: str
+    """Its type; not named so, because ``type`` is the record's own in JSON."""
     status: bool
     reason: str
     message: str
