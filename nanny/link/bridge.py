@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nanny.link.connection import ServerConnection
     from nanny.link.control_client import ControlClient
     from nanny.link.counters import Counters
+    from nanny.link.orders import HeldOrder
     from nanny.protocol.messages import ApplicationMessage
 
 COALESCE_S: Final = 0.2
@@ -86,6 +87,9 @@ class Bridge:
         self._why_lost = "never connected"
         self._owed: set[str] = set()
         """Outcomes given to the present session and not acknowledged by the server yet."""
+        self._asking = ""
+        """The order whose answer is awaited: only after it comes the outcome that was pushed meanwhile."""
+        self._early: list[dict[str, Any]] = []
         self._has_orders = asyncio.Event()
         self._report_due = asyncio.Event()
         self._resubscribe_due = asyncio.Event()
@@ -156,7 +160,10 @@ class Bridge:
             case "outcome" if message.get("acknowledged") is not True:  # a local operator's is nobody else's
                 # What comes while the server is away is pushed again when it is back.
                 if self.server is not None and self.server.is_open:
-                    self._tell_outcome(message)
+                    if message["command_id"] == self._asking:
+                        self._early.append(message)
+                    else:
+                        self._tell_outcome(message)
             case _:
                 pass
 
@@ -170,15 +177,16 @@ class Bridge:
             self.is_known.set()
 
     def _tell_outcome(self, told: Mapping[str, Any]) -> None:
-        command_id = str(told["command_id"])
+        command_id = str(told.get("command_id"))
         if command_id in self._owed:
             return
+        named = told.get("incarnation")
         try:
-            named = told.get("incarnation")
+            outcome = Outcome(str(told.get("outcome")))
             incarnation = None if named is None else Incarnation.parse(str(named))
-        except ProtocolViolation:
-            incarnation = None
-        outcome = Outcome(str(told["outcome"]))
+        except (ValueError, ProtocolViolation) as error:  # a nanny with more words than this wire
+            self._log.error("outcome not understood", command=command_id, why=str(error))
+            return
         self._send_outcome(CommandOutcome(command_id, outcome, str(told.get("detail", "")), incarnation))
 
     def _send_outcome(self, outcome: CommandOutcome) -> None:
@@ -233,33 +241,40 @@ class Bridge:
                 await self._has_orders.wait()
                 continue
             await self.nanny.connected.wait()
-            command_id = held.order.command_id
-            try:
-                answer = await self.nanny.request("command", COMMAND_TIMEOUT_S, **held.request(_boottime()))
-            except NannyUnreachable:
-                continue
-            except RequestRefused as refused:
-                if refused.is_passing:
-                    self._counters.deferrals_total += 1
-                    self._log.warning("order deferred", command=command_id, why=str(refused))
-                    await asyncio.sleep(retry_s)
-                    retry_s = min(2 * retry_s, _RETRY_CEILING_S)
-                    continue
-                # Nothing of it is in the ledger, and the same order has the same answer each time.
-                self._send_outcome(CommandOutcome(command_id, Outcome.REJECTED, str(refused)))
-            else:
-                try:
-                    self._tell_answer(command_id, answer)
-                except (KeyError, ValueError) as error:
-                    self._log.error("outcome not understood", command=command_id, why=repr(error))
-            retry_s = _RETRY_FIRST_S
-            self.orders.remove(command_id)
+            self._asking = held.order.command_id
+            is_answered = await self._ask_nanny(held)
+            self._asking = ""
+            early, self._early = self._early, []
+            for message in early:
+                self._tell_outcome(message)
+            if is_answered:
+                retry_s = _RETRY_FIRST_S
+                self.orders.remove(held.order.command_id)
+            elif self.nanny.connected.is_set():
+                self._counters.deferrals_total += 1
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _RETRY_CEILING_S)
 
-    def _tell_answer(self, command_id: str, answer: Mapping[str, Any]) -> None:
-        if answer.get("state") == "finished":
-            self._tell_outcome(answer)
-        elif self.server is not None:
-            self.server.send(CommandAccepted(command_id))
+    async def _ask_nanny(self, held: HeldOrder) -> bool:
+        """Give whether the nanny took the order or never will; if neither, it is asked again."""
+        command_id = held.order.command_id
+        try:
+            answer = await self.nanny.request("command", COMMAND_TIMEOUT_S, **held.request(_boottime()))
+            if answer.get("state") == "finished":
+                self._tell_outcome(answer)
+            elif self.server is not None:
+                self.server.send(CommandAccepted(command_id))
+        except NannyUnreachable:
+            return False
+        except RequestRefused as refused:
+            self._log.warning(
+                "order refused", command=command_id, why=str(refused), is_passing=refused.is_passing
+            )
+            if refused.is_passing:
+                return False
+            # Nothing of it is in the ledger, and the same order has the same answer each time.
+            self._send_outcome(CommandOutcome(command_id, Outcome.REJECTED, str(refused)))
+        return True
 
     async def _carry_acknowledgements(self) -> None:
         while True:
