@@ -114,21 +114,31 @@ class EventLoop:
             self.latest_s = self.now - max(earliest, before)
             if self.now - earliest > self._late_after_s:
                 self._guarded("late timer", lambda: self._on_late(self.now - earliest))
-        for _ in range(_DRAIN_ROUNDS):
-            for key, _events in ready:
-                # An earlier callback of this round may have closed and unwatched it.
-                if self._selector.get_map().get(key.fd) is key and not self._guarded("descriptor", key.data):
-                    self.rest(key.fd)
-            if not ready:
-                break
-            ready = self._selector.select(0)
-        self._read()
+        self._drain(ready or self._selector.select(0))
         for source in self._sources:
             deadline = self._deadline_of(source)
             if deadline is not None and deadline <= self.now:
                 due_at = max(deadline, self.now)
                 if not self._guarded("deadline", lambda: source.on_due(due_at)):  # noqa: B023  # called at once
                     self._resting_sources[id(source)] = self.now + REST_S
+
+    def _drain(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        """Call back until nothing more is ready, or often enough; the clock is read last.
+
+        A nanny that was stopped (SIGSTOP, no processor) in here was late, too: what came meanwhile is served first.
+        """
+        for _ in range(_DRAIN_ROUNDS):
+            for key, _events in ready:
+                # An earlier callback of this round may have closed and unwatched it.
+                if self._selector.get_map().get(key.fd) is key and not self._guarded("descriptor", key.data):
+                    self.rest(key.fd)
+            ready = self._selector.select(0)
+            began = self.now
+            took_s = self._read() - began
+            if took_s > self._late_after_s:
+                self._guarded("late turn", lambda: self._on_late(took_s))  # noqa: B023  # called at once
+            if not ready:
+                return
 
     def _deadlines(self) -> list[float]:
         found = [at for source in self._sources if (at := self._deadline_of(source)) is not None]

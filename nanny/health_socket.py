@@ -235,6 +235,10 @@ class HealthSocket:
             self.responder.on_deadline(now)
             self._arm()
 
+    def words_changed(self) -> None:
+        """What the nanny would say has changed: it is asked anew before the next answer."""
+        self._words_at = -1e9
+
     def _refresh_words(self, *, force: bool) -> None:
         if self.responder is None or (not force and self._loop.now - self._words_at < _WORDS_EVERY_S):
             return

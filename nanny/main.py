@@ -476,6 +476,7 @@ class Nanny:
                 plain = to_json(record)
                 self._log.info(str(plain.pop("type")), **plain)
         if before.phase is not after.phase:
+            self.health.words_changed()
             self._notifier.status(f"{after.phase}, incarnation {after.incarnation}")
 
     # Shown to others
