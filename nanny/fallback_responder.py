@@ -32,6 +32,7 @@ from nanny.core.accept_watch import (
     next_deadline,
     observe,
 )
+from nanny.linux.cut_short import CutShort
 
 PER_TURN: Final = 64
 WORDS_LIMIT_BYTES: Final = 4096
@@ -40,6 +41,7 @@ WORDS_LIMIT_BYTES: Final = 4096
 _PATIENCE_S: Final = 0.05
 _PATIENCE_LIMIT: Final = 64
 _PAUSE_S: Final = 0.1
+_ACCEPT_LIMIT_S: Final = 0.05
 _DISCARD_CHUNK_BYTES: Final = 16 * 1024
 _DISCARD_CHUNKS: Final = 4
 _DRAIN_EVENTS: Final = _PATIENCE_LIMIT + 1
@@ -102,6 +104,7 @@ class FallbackResponder:
         # Connections without a request, in the order of their deadlines.
         self._patient: dict[int, tuple[socket.socket, float]] = {}
         self._is_level_triggered = False
+        self._cut_short = CutShort(_ACCEPT_LIMIT_S)
         self._epoll = select.epoll()
         self._spare_fd = -1
         self._keep_spare()
@@ -242,9 +245,13 @@ class FallbackResponder:
         return all(self._is_queue_readable() and self._queue_length() == 0 for _ in range(3))
 
     def _is_queue_readable(self) -> bool:
+        return bool(self._polled() & select.POLLIN)
+
+    def _polled(self) -> int:
+        """Events of the listener: 0 says that accept would wait; one that was shut down has POLLHUP alone."""
         poll = select.poll()
         poll.register(self._listener_fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
+        return sum(events for _, events in poll.poll(0))
 
     def _drain_edge(self) -> bool:
         return any(fd == self._listener_fd for fd, _ in self._epoll.poll(0, _DRAIN_EVENTS))
@@ -255,21 +262,13 @@ class FallbackResponder:
             self._look(now)
         if self._watch.stance is not Stance.ANSWERING or self._paused_until is not None:
             return
-        # The flag is the worker's, too, which may have cleared it: with it cleared accept would hold us.
-        was_blocking = os.get_blocking(self._listener_fd)
-        if was_blocking:
-            os.set_blocking(self._listener_fd, False)
-        try:
-            self._take_and_answer(now)
-        finally:
-            if was_blocking:
-                os.set_blocking(self._listener_fd, True)
+        self._take_and_answer(now)
 
     def _take_and_answer(self, now: float) -> None:
         for taken in range(PER_TURN):
             is_last_reserve = False
             try:
-                connection, _ = self._listener.accept()
+                connection = self._accept()
             except BlockingIOError:
                 if taken == 0:
                     self._observe(TakenByOther(), now)
@@ -292,6 +291,14 @@ class FallbackResponder:
             if self._watch.stance is not Stance.ANSWERING:
                 return
 
+    def _accept(self) -> socket.socket:
+        """Take a connection; BlockingIOError if there is none, whatever the worker made of the listener's flags."""
+        if not self._polled():
+            raise BlockingIOError
+        # Somebody else may take it in between, and O_NONBLOCK is the worker's as much as ours.
+        with self._cut_short:
+            return self._listener.accept()[0]
+
     def _accept_on_reserve(self, error: OSError) -> socket.socket | None:
         """Accept one connection on the spare descriptor, if that is what is missing."""
         if error.errno not in _EXHAUSTED:
@@ -304,7 +311,7 @@ class FallbackResponder:
         os.close(self._spare_fd)
         self._spare_fd = -1
         try:
-            return self._listener.accept()[0]
+            return self._accept()
         except OSError:
             self._keep_spare()
             return None

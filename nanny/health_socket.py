@@ -93,6 +93,7 @@ class HealthSocket:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bound.bind((host, port))
                 bound.listen(_BACKLOG)
+                bound.setblocking(False)
             except OSError:
                 bound.close()
                 raise
@@ -123,7 +124,7 @@ class HealthSocket:
             self._log.warning("a listener was not taken", why=why)
             found.close()
             return False
-        found.setblocking(False)
+        # Its O_NONBLOCK is left as it is: a living worker relies on it.
         os.set_inheritable(found.fileno(), False)
         self.listener = found
         if found.family in {socket.AF_INET, socket.AF_INET6}:

@@ -517,6 +517,19 @@ def test_a_blocking_listener_never_holds_us_and_stays_blocking(listener: socket.
         assert os.get_blocking(listener.fileno())
 
 
+def test_a_worker_that_makes_the_listener_blocking_and_takes_the_connection_holds_us_not_for_long(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only a race shows: the queue was readable, and at the accept it is empty and would wait."""
+    listener.setblocking(True)
+    with nanny_of(listener, 60.0) as nanny:
+        monkeypatch.setattr(nanny.responder, "_polled", lambda: select.POLLIN)
+        began = time.monotonic()
+        nanny.responder.worker_gone(time.monotonic())
+        assert time.monotonic() - began < 5.0
+    assert os.get_blocking(listener.fileno())
+
+
 def test_connections_held_by_a_child_forked_in_between_end_all_the_same(listener: socket.socket) -> None:
     """A fork copies every open connection; the client must see the end although the copy is still open."""
     with nanny_of(listener, 60.0) as nanny:
