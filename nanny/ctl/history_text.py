@@ -27,7 +27,8 @@ def story_line(record: Record, paint: Paint) -> str:
     """``2026-05-01 12:00:00.123Z  started      worker …6632/7, pid 4711``."""
     style, verb, words = _told(record)
     wall = str(record.get("wall") or "?").replace("T", " ", 1)
-    return f"{paint('faint', visible(wall).ljust(24))}  {paint(style, verb.ljust(10))}  {visible(words)}".rstrip()
+    when, what = paint("faint", visible(wall).ljust(24)), paint(style, visible(verb).ljust(10))
+    return f"{when}  {what}  {visible(words)}".rstrip()
 
 
 def boot_line(paint: Paint) -> str:
@@ -47,7 +48,7 @@ def _told(record: Record) -> tuple[str, str, str]:
     if tell is not None:
         try:
             return tell(record)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             pass  # A field is missing or of another type: show what there is.
     rest = {key: value for key, value in record.items() if key not in _ENVELOPE}
     return "", kind[:40], json.dumps(rest)

@@ -221,6 +221,14 @@ class _Following:
         """The one outcome, as words and as an exit code."""
         word = str(outcome.get("outcome"))
         is_good = word in _GOOD
+        try:
+            self._show(outcome, word, is_good=is_good)
+        except BrokenPipeError:
+            # Nobody reads the words; the exit code must be right all the same.
+            self._terminal.give_up_output()
+        return exit_codes.OK if is_good else exit_codes.NO
+
+    def _show(self, outcome: dict[str, Any], word: str, *, is_good: bool) -> None:
         if self._is_json:
             keys = ("command_id", "kind", "outcome", "detail", "incarnation")
             waited_s = round(time.monotonic() - self._began, 3)
@@ -235,7 +243,6 @@ class _Following:
                 self._terminal.progress("  the node stays down, over reboots too, until: nannyctl start")
             if not is_good:
                 self._terminal.progress("  next: nannyctl explain")
-        return exit_codes.OK if is_good else exit_codes.NO
 
 
 def _position(status: dict[str, Any]) -> str:

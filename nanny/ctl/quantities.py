@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-_UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``30m``, ``2h``, ``1d``, ``1h30m``.
+    """Seconds of ``90``, ``90s``, ``40ms``, ``30m``, ``2h``, ``1d``, ``1h30m``.
 
     Raises:
         ValueError: it is none, or not positive, or over a hundred years.

@@ -121,6 +121,12 @@ class Terminal:
             self._err.write(f"  {self.paint_err('strong', 'next:')} {visible(advice)}\n")
         self._err.flush()
 
+    def give_up_output(self) -> None:
+        """Whoever read the answer has enough (| head): what Python still holds back goes nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, self._out.fileno())
+        os.close(nowhere)
+
     def fresh_screen(self, lines: Sequence[str]) -> None:
         """Show these lines alone: from the top of the screen, what was below gone."""
         self.lines(["\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[K\x1b[J"])
