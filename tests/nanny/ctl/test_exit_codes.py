@@ -97,7 +97,7 @@ def test_64_when_the_command_line_is_wrong(node: RunningNanny, ctl: Ctl, argumen
 def test_1_when_the_ordered_worker_does_not_become_ready(ctl: Ctl) -> None:
     with running_nanny("sys.exit(3)") as node:
         node.wait_for(lambda status: status["worker"]["failures"] > 1, "two failures")
-        unhealthy = ctl(node, "healthcheck")
+        unhealthy = ctl(node, "healthcheck", "--answer-timeout", "5s")
         assert unhealthy.returncode == exit_codes.NO
         failed = ctl(node, "restart")
         assert failed.returncode == exit_codes.NO, failed

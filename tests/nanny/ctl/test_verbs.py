@@ -82,7 +82,7 @@ def test_stop_stays_and_is_shown_everywhere_until_start(node: RunningNanny, ctl:
             assert "DOWN" in shown
             assert "STOPPED by" in shown
             assert "bad DIMM" in shown
-        unhealthy = ctl(node, "healthcheck")
+        unhealthy = ctl(node, "healthcheck", "--answer-timeout", "5s")
         assert unhealthy.returncode == 1
         assert unhealthy.stdout.startswith("unhealthy: down, stopped by ")
         rejected = ctl(node, "restart")
@@ -99,8 +99,8 @@ def test_stop_stays_and_is_shown_everywhere_until_start(node: RunningNanny, ctl:
 def test_drain_and_undrain(node: RunningNanny, ctl: Ctl) -> None:
     assert ctl(node, "drain", "--reason", "rack move").returncode == 0
     assert "[draining]" in ctl(node, "status").stdout
-    assert ctl(node, "healthcheck").returncode == 0
-    strict = ctl(node, "healthcheck", "--fail-when-draining")
+    assert ctl(node, "healthcheck", "--answer-timeout", "5s").returncode == 0
+    strict = ctl(node, "healthcheck", "--answer-timeout", "5s", "--fail-when-draining")
     assert strict.returncode == 1
     assert strict.stdout.startswith("unhealthy: running, draining")
     assert ctl(node, "undrain").returncode == 0
