@@ -69,11 +69,20 @@ class ControlClient:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(PATIENCE_S)
         self._received = b""
-        try:
-            self.socket.connect(path)
-        except OSError:
-            self.socket.close()
-            raise
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.socket.connect(path)
+                return
+            except BlockingIOError:
+                # Many at once: the queue is full.
+                if time.monotonic() < deadline:
+                    time.sleep(0.005)
+                    continue
+                raise
+            except OSError:
+                self.socket.close()
+                raise
 
     def line(self) -> dict[str, Any]:
         """The next line; raises EOFError at the end."""
