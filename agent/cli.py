@@ -78,8 +78,8 @@ def _start_with_settings(claimed: VitalsConfig, config: AgentConfig) -> Vitals |
     wanted = replace(
         claimed,
         listen=listen,
-        stall_warn_s=config.stall_warn_s,
-        stall_timeout_s=config.stall_timeout_s,
+        stall_warn_s=claimed.stall_warn_s if config.stall_warn_s is None else config.stall_warn_s,
+        stall_timeout_s=claimed.stall_timeout_s if config.stall_timeout_s is None else config.stall_timeout_s,
         expect_total_s=config.expect_limit_s,
         token=config.health_token,
     )

@@ -89,11 +89,17 @@ class AgentConfig:
         (), help="GPUs that are missed when they don't show up.", section="telemetry"
     )
 
-    stall_warn_s: float = setting(
-        5.0, help="Loop lag from which the loop's stack is captured.", minimum=0.05, section="liveness"
+    stall_warn_s: float | None = setting(
+        None,
+        help="Loop lag from which the loop's stack is captured; not set: as the nanny says, else 5 s.",
+        minimum=0.05,
+        section="liveness",
     )
-    stall_timeout_s: float = setting(
-        30.0, help="Loop lag from which /healthz and /livez are 503.", minimum=0.1, section="liveness"
+    stall_timeout_s: float | None = setting(
+        None,
+        help="Loop lag from which /healthz and /livez are 503; not set: as the nanny says, else 30 s.",
+        minimum=0.1,
+        section="liveness",
     )
     expect_limit_s: float = setting(
         600.0, help="Announced long work of one life, in all.", minimum=0, section="liveness"
@@ -126,10 +132,9 @@ class AgentConfig:
 
 def check(config: AgentConfig) -> Iterator[Problem]:
     """Give what must not be together."""
-    if config.stall_warn_s >= config.stall_timeout_s:
-        yield Problem(
-            "stall_warn_s", config.stall_warn_s, "less than stall_timeout_s", also=("stall_timeout_s",)
-        )
+    warn_s, timeout_s = config.stall_warn_s, config.stall_timeout_s
+    if warn_s is not None and timeout_s is not None and warn_s >= timeout_s:
+        yield Problem("stall_warn_s", warn_s, "less than stall_timeout_s", also=("stall_timeout_s",))
     if config.reconnect_initial_s > config.reconnect_ceiling_s:
         yield Problem(
             "reconnect_initial_s",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from agent.vitals.thread import Vitals
 
 _INCIDENTS_KEPT: Final = 16
+_SECOND_SAMPLE_S: Final = 1.0
+"""After the first: shares of time need two."""
 _CHANGE_GAP_S: Final = 0.2
 """Between two reports, however much changes."""
 
@@ -111,7 +113,10 @@ class Reporter:
             sample = await self._collector.sample()
             progress.touch()
             self._take(sample)
-            await pause(self._sample_interval_s - (time.monotonic() - began_at), progress)
+            interval_s = self._sample_interval_s
+            if sample["samples_total"] == 1:
+                interval_s = min(interval_s, _SECOND_SAMPLE_S)
+            await pause(interval_s - (time.monotonic() - began_at), progress)
 
     async def run_reports(self, progress: Progress) -> None:
         """Send reports at each interval and on change, for ever."""
@@ -146,7 +151,7 @@ class Reporter:
                 message=change.after.message,
             )
         self._publish()
-        if changes or sample["samples_total"] == 1:
+        if changes or sample["samples_total"] <= 2:
             self._changed.set()
 
     def _publish(self) -> None:

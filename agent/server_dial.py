@@ -2,7 +2,7 @@
 
 getaddrinfo can hang for as long as a name server does, and in the loop's executor it would take a thread with
 each try; so the probe pool asks. Loopback alone needs no TLS and no trusted certificate. Nothing is retried
-here. RFC 6455, RFC 9110 10.2.3 (Retry-After).
+here. RFC 6455, RFC 9110 10.2.3 (Retry-After), tcp(7).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/v1/worker"
 _CLOSE_TIMEOUT_S: Final = 1.0
+_UNCONFIRMED_LIMIT_MS: Final = 60_000
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
@@ -63,12 +65,11 @@ class Dialler:
         self._http = self._session()
         try:
             async with asyncio.timeout(2 * self._timeout_s):
-                return await self._http.ws_connect(
+                websocket = await self._http.ws_connect(
                     self.url,
                     max_msg_size=DEFAULT_FRAME_BYTES,
                     compress=0,
-                    autoping=True,
-                    autoclose=True,
+                    autoping=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
@@ -82,6 +83,12 @@ class Dialler:
             raise DialFailed("tls", str(error)[:256]) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DialFailed("connect", f"{type(error).__name__}: {error}"[:256]) from None
+        with suppress(OSError):
+            # What we sent and a vanished peer never confirms would keep a closed socket for a quarter of an hour.
+            websocket.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNCONFIRMED_LIMIT_MS
+            )
+        return websocket
 
     async def hang_up(self) -> None:
         """Drop the connection, if there is one, without waiting for the peer."""

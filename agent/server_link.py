@@ -164,7 +164,7 @@ class ServerLink:
 
     async def _converse(self, websocket: aiohttp.ClientWebSocketResponse, progress: Progress) -> None:
         """Pass frames in and act upon what they mean, until the session or the connection ends."""
-        second_began_at, frames = _now(), 0
+        second_began_at, turns = _now(), 0
         while (deadline := self._session.next_deadline()) is not None:
             progress.touch()
             received = await _receive(websocket, deadline)
@@ -177,13 +177,13 @@ class ServerLink:
                 happened = self._session.handle_deadline(now)
             else:
                 happened = self._session.receive_frame(received, now)
-                frames += 1
             for event in happened:
                 self._act(event)
             self._woken.set()
+            turns += 1
             if now - second_began_at >= 1.0:
-                second_began_at, frames = now, 0
-            elif frames >= _FRAMES_PER_SECOND:
+                second_began_at, turns = now, 0
+            elif turns >= _FRAMES_PER_SECOND:
                 self.counts["flooded"] += 1
                 await asyncio.sleep(1.0 - (now - second_began_at))
 
@@ -284,7 +284,9 @@ async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) 
             case aiohttp.WSMsgType.BINARY:
                 frame: bytes = message.data
                 return frame
-            case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG:
+            case aiohttp.WSMsgType.PING:
+                return await _answer_ping(websocket, message.data)
+            case aiohttp.WSMsgType.PONG:
                 return None
             case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
                 return f"closed with {websocket.close_code}"
@@ -292,6 +294,15 @@ async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) 
                 return f"broken by {message.data}"[:256]
             case _:
                 return f"unexpected frame of type {message.type.name.lower()}, not binary"
+    return None
+
+
+async def _answer_ping(websocket: aiohttp.ClientWebSocketResponse, said: bytes) -> str | None:
+    try:
+        async with asyncio.timeout(_SEND_TIMEOUT_S):
+            await websocket.pong(said)
+    except (TimeoutError, OSError, aiohttp.ClientError) as error:
+        return f"broken by {type(error).__name__}"
     return None
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LISTENER_NAME = "healthz"
 INTERVAL_LIMIT_S = 2.0
 _FIRST_FD = 3
+STALL_WARN_S = 5.0
+STALL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,9 @@ class VitalsConfig:
     triggers_watchdog: bool = False
     """A stall is told as ``WATCHDOG=trigger``: for systemd, which cannot judge the loop's lag as the nanny does."""
     incarnation: str | None = None
-    stall_warn_s: float = 5.0
+    stall_warn_s: float = STALL_WARN_S
     """Loop lag from which its stack is captured and sent."""
-    stall_timeout_s: float = 30.0
+    stall_timeout_s: float = STALL_TIMEOUT_S
     """Loop lag from which /healthz and /livez are 503."""
     expect_total_s: float = 600.0
     """Announced long work of one life, in all."""
@@ -85,6 +87,8 @@ def claim_environ(
         interval_s=max(interval_s, 0.01),
         triggers_watchdog=bool(watchdog_us) and incarnation is None,
         incarnation=incarnation,
+        stall_warn_s=_seconds(environ.pop("NANNY_STALL_WARN_S", "")) or STALL_WARN_S,
+        stall_timeout_s=_seconds(environ.pop("NANNY_STALL_TIMEOUT_S", "")) or STALL_TIMEOUT_S,
     )
 
 

@@ -57,6 +57,8 @@ def start_vitals(config: VitalsConfig) -> Vitals:
 
 @dataclass(slots=True)
 class _Counts:
+    """What went on in the thread, since its start."""
+
     turn_errors: int = 0
     late_turns: int = 0
     stalls: int = 0
@@ -157,15 +159,20 @@ class Vitals:
         return self._snapshot
 
     def adjust(
-        self, *, stall_warn_s: float, stall_timeout_s: float, expect_total_s: float, token: str | None
+        self,
+        *,
+        stall_warn_s: float | None,
+        stall_timeout_s: float | None,
+        expect_total_s: float,
+        token: str | None,
     ) -> None:
-        """Go on with other settings: the thread may have to start before they can be read."""
+        """Go on with other settings (None: as before): the thread may have to start before they can be read."""
         self._expectations.change_total(expect_total_s - self._config.expect_total_s)
         self._answers.token = token
         self._config = replace(
             self._config,
-            stall_warn_s=stall_warn_s,
-            stall_timeout_s=stall_timeout_s,
+            stall_warn_s=self._config.stall_warn_s if stall_warn_s is None else stall_warn_s,
+            stall_timeout_s=self._config.stall_timeout_s if stall_timeout_s is None else stall_timeout_s,
             expect_total_s=expect_total_s,
             token=token,
         )
