@@ -17,6 +17,7 @@ import os
 import platform
 import sys
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -27,6 +28,8 @@ from nanny.common.settings import ConfigError, Problem, as_json, settings_of
 from nanny.common.settings_loading import load
 from nanny.common.settings_reference import add_flags, flags_from, origins_table
 from nanny.config import NannyConfig, check
+from nanny.errors import HostError
+from nanny.linux.subreaper import become_subreaper
 
 if TYPE_CHECKING:
     from nanny.common.settings_loading import Loaded
@@ -38,7 +41,6 @@ FOREIGN_VARIABLES: Final = frozenset(
         "NANNY_INCARNATION",
         "NANNY_STACKS_FD",
         "NANNY_CONTROL_SOCKET",
-        "NANNY_HEARTBEAT_INTERVAL_S",
     }
 )
 EX_CONFIG: Final = 78
@@ -127,6 +129,9 @@ def _run(config: NannyConfig, flags: list[str], program: list[str] | None) -> No
         *(["--", *program] if program is not None else []),
     )
     name = config.node_name
+    # Here and not in the lean process, which it outlasts: execve keeps it, and it takes ctypes.
+    with suppress(HostError):
+        become_subreaper()
     started = launch.Launch(as_json(config), resolve, installed_version(), node_id(name), name)
     launch.execute(started, os.environ)
 

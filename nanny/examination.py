@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """Scheduling figures of the vitals thread (or main thread) and the cgroup at the last beat, in seconds."""
+class ThreadTimes:
+    """What the scheduler counted for one thread, in seconds since its birth."""
 
-    run_s: float | None
-    wait_s: float | None
-    throttled_s: float
+    run_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The figures when a beat came; None for what could not be read."""
+
+    vitals: ThreadTimes | None
+    main: ThreadTimes | None
+    held_back_s: float
+    """Throttled, or stalled on memory as a whole."""
 
 
 UNKNOWN_BASELINE: Final = Baseline(None, None, 0.0)
@@ -42,33 +51,53 @@ class Facts:
 
 def baseline(pid: int, vitals_tid: int, cgroup: SubCgroup | None) -> Baseline:
     """The figures as they are now."""
-    with suppress(ProcessLookupError, NannyError, OSError):
-        figures = procfs.read_schedstat(pid, vitals_tid or pid)
-        return Baseline(figures.run_s, figures.wait_s, _held_back_s(cgroup))
-    return UNKNOWN_BASELINE
+    held_back_s = 0.0
+    with suppress(NannyError, OSError):
+        held_back_s = _held_back_s(cgroup)
+    main = _times(pid, pid)
+    return Baseline(main if vitals_tid in {0, pid} else _times(pid, vitals_tid), main, held_back_s)
 
 
-def examine(pid: int, vitals_tid: int, since: Baseline, cgroup: SubCgroup | None, silence_s: float) -> Facts:
-    """Compare with the baseline; what can't be read counts as nothing."""
+def examine(
+    pid: int,
+    vitals_tid: int,
+    since: Baseline,
+    cgroup: SubCgroup | None,
+    silence_s: float,
+    *,
+    beats_come: bool,
+) -> Facts:
+    """Compare with the figures of the beat at which the silence or stall began.
+
+    Where beats are missing, the thread that sends them could have been kept from running; where they come and the
+    loop stalls, it is the loop's thread. What can't be read counts as nothing.
+    """
     state, traced, wait_s = "?", False, 0.0
+    tid, before = (pid, since.main) if beats_come else (vitals_tid or pid, since.vitals)
     with suppress(ProcessLookupError, NannyError, OSError):
         state = procfs.read_stat(pid).state
         traced = procfs.read_status(pid).tracer_pid != 0
-        wait_s = _waited_s(pid, vitals_tid or pid, since, silence_s)
-    throttled_s = 0.0
+        wait_s = _waited_s(pid, tid, before, silence_s)
+    held_back_s = 0.0
     with suppress(NannyError, OSError):
-        throttled_s = max(_held_back_s(cgroup) - since.throttled_s, 0.0)
-    return Facts(state, traced, wait_s, min(throttled_s, silence_s))
+        held_back_s = max(_held_back_s(cgroup) - since.held_back_s, 0.0)
+    return Facts(state, traced, wait_s, min(held_back_s, silence_s))
 
 
-def _waited_s(pid: int, tid: int, since: Baseline, silence_s: float) -> float:
-    if since.run_s is None or since.wait_s is None:
+def _times(pid: int, tid: int) -> ThreadTimes | None:
+    with suppress(ProcessLookupError, NannyError, OSError):
+        figures = procfs.read_schedstat(pid, tid)
+        return ThreadTimes(figures.run_s, figures.wait_s)
+    return None
+
+
+def _waited_s(pid: int, tid: int, before: ThreadTimes | None, silence_s: float) -> float:
+    if before is None:
         return 0.0
     figures = procfs.read_schedstat(pid, tid)
-    waited_s = figures.wait_s - since.wait_s
-    ran_s = figures.run_s - since.run_s
+    waited_s = figures.wait_s - before.wait_s
     if _thread_state(pid, tid) == "R":
-        waited_s = max(waited_s, silence_s - ran_s)
+        waited_s = max(waited_s, silence_s - (figures.run_s - before.run_s))
     return min(max(waited_s, 0.0), silence_s)
 
 

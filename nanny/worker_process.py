@@ -52,6 +52,15 @@ _ENDED_KEPT: Final = 3
 _BEATS_KEPT: Final = 30
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A beat, when it came, and what the scheduler had counted by then."""
+
+    at: float
+    beat: Beat
+    baseline: examination.Baseline
+
+
 @dataclass(slots=True)
 class Life:
     """What the shell holds of one incarnation."""
@@ -70,11 +79,16 @@ class Life:
     status: ExitStatus = UNKNOWN
     last_beat: Beat | None = None
     vitals_tid: int = 0
-    baseline: examination.Baseline = examination.UNKNOWN_BASELINE
-    """Scheduling figures when the last beat came."""
-    beats: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
-    """The latest few with their arrival, for evidence."""
+    beats: deque[Arrival] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
+    """The latest few, for evidence and for comparison."""
     is_ready: bool = False
+
+    def baseline_at(self, instant: float | None) -> examination.Baseline:
+        """The scheduling figures of the last beat before an instant, as far back as is known."""
+        known = [one for one in self.beats if instant is not None and one.at <= instant] or list(self.beats)[
+            :1
+        ]
+        return known[-1].baseline if known else examination.UNKNOWN_BASELINE
 
 
 @dataclass(slots=True)
@@ -196,7 +210,11 @@ class WorkerProcess:
             return
         since = action.silent_since
         silence_s = 0.0 if since is None else max(self._loop.now - since, 0.0)
-        facts = examination.examine(life.pid, life.vitals_tid, life.baseline, life.cgroup, silence_s)
+        beats_come = bool(life.beats) and since is not None and life.beats[-1].at > since
+        before = life.baseline_at(since)
+        facts = examination.examine(
+            life.pid, life.vitals_tid, before, life.cgroup, silence_s, beats_come=beats_come
+        )
         self._supervisor.tell(
             e.WorkerExamined(
                 life.incarnation, facts.process_state, facts.traced, facts.runqueue_wait_s, facts.throttled_s
@@ -338,8 +356,7 @@ class WorkerProcess:
         life.last_beat = beat
         life.vitals_tid = beat.vitals_tid or life.vitals_tid
         life.is_ready = life.is_ready or beat.ready
-        life.beats.append((now, beat))
-        life.baseline = examination.baseline(life.pid, life.vitals_tid, life.cgroup)
+        life.beats.append(Arrival(now, beat, examination.baseline(life.pid, life.vitals_tid, life.cgroup)))
         overdue = tuple(point.name for point in beat.progress if point.critical and point.is_overdue)
         self.on_beat(now)
         self._supervisor.tell(

@@ -45,6 +45,9 @@ def worker_spec(
     environ["NANNY_INCARNATION"] = incarnation
     environ["NANNY_STACKS_FD"] = str(STACKS_FD)
     environ["NANNY_NODE_NAME"] = config.node_name
+    # So that the worker warns, and answers 503, at the lags at which the nanny will act.
+    environ["NANNY_STALL_WARN_S"] = repr(config.stall_warn_s)
+    environ["NANNY_STALL_TIMEOUT_S"] = repr(config.stall_timeout_s)
     environ["NANNY_CONTROL_SOCKET"] = os.path.join(config.runtime_dir, "control.sock")
     if config.heartbeat != "none":
         environ["NOTIFY_SOCKET"] = notify_path

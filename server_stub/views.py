@@ -52,9 +52,9 @@ class Views:
             "phase": nanny.phase if nanny is not None else None,
             "last_restart": None if nanny is None else self._last_restart(nanny, arrivals),
             "loop_lag_s": _loop_lag_s(nanny, worker),
-            "cpu": telemetry.get("cpu"),
-            "memory": telemetry.get("memory"),
-            "gpus": telemetry.get("gpus"),
+            "cpu": _part(telemetry, "host", "cpu"),
+            "memory": _part(telemetry, "host", "memory"),
+            "gpus": _part(telemetry, "gpu", "devices"),
             "connections": {
                 "link": self._connection(arrivals.link),
                 "worker": self._connection(arrivals.worker),
@@ -223,3 +223,9 @@ def _optional_iso(wall_at: float | None) -> str | None:
 
 def _optional_text(thing: object | None) -> str | None:
     return None if thing is None else str(thing)
+
+
+def _part(telemetry: Json, group: str, key: str) -> Any:
+    """A part of what the worker reported; None where it is not of the expected shape."""
+    found = telemetry.get(group)
+    return found.get(key) if isinstance(found, dict) else None

@@ -23,6 +23,7 @@ from nanny.evidence.answer import Answer
 from nanny.evidence.bundle_name import bundle_name
 from nanny.evidence.collector import collect
 from nanny.evidence.order import Order
+from nanny.examination import UNKNOWN_BASELINE
 from nanny.linux import pidfd, procfs
 from nanny.reaper import UNKNOWN, ExitStatus
 
@@ -168,8 +169,8 @@ class EvidenceDesk:
             stacks_fd=life.stacks_fd,
             cgroup_path=None if life.cgroup is None else life.cgroup.path,
             exit_status=str(life.status) if is_dead else "",
-            baseline=life.baseline,
-            beats=tuple(life.beats),
+            baseline=life.beats[-1].baseline if life.beats else UNKNOWN_BASELINE,
+            beats=tuple((one.at, one.beat) for one in life.beats),
             status=status,
             output_tail=self.output_tail(OUTPUT_TAIL_BYTES),
             node_name=self.config.node_name,

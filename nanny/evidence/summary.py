@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.core import stack_text
@@ -94,11 +94,7 @@ def reason_fields(order: Order, found: Findings, boot_id: str) -> dict[str, Any]
             "kernel": uname.release,
             "machine": uname.machine,
         },
-        "baseline": {
-            "run_s": order.baseline.run_s,
-            "wait_s": order.baseline.wait_s,
-            "throttled_s": order.baseline.throttled_s,
-        },
+        "baseline": asdict(order.baseline),
     }
 
 

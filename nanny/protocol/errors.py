@@ -7,5 +7,5 @@ it. Knows nothing of transports.
 from __future__ import annotations
 
 
-class ProtocolViolation(Exception):
+class ProtocolViolation(Exception):  # noqa: N818  # says whose fault it is
     """A peer sent something outside the contract: the message says what and what would be right."""

@@ -53,25 +53,30 @@ def node_table(node: dict[str, Any] | None, nanny: dict[str, Any] | None, url: s
 
 def _cpu(node: dict[str, Any]) -> str:
     cpu = node["cpu"] or {}
-    percent = cpu.get("percent")
-    cores = cpu.get("cores") or cpu.get("count")
-    return "-" if percent is None else f"{percent:.0f} % of {cores} cores"
+    busy = cpu.get("busy_ratio")
+    return "-" if busy is None else f"{busy * 100:.0f} % of {cpu.get('cores')} cores"
 
 
 def _memory(node: dict[str, Any]) -> str:
     memory = node["memory"] or {}
-    total, available = memory.get("total_bytes"), memory.get("available_bytes")
-    if not total or available is None:
-        return "-"
-    return f"{(total - available) / 2**30:.1f} of {total / 2**30:.1f} GiB used"
+    total, used = memory.get("total_bytes"), memory.get("used_bytes")
+    return "-" if not total or used is None else f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB used"
 
 
 def _gpus(node: dict[str, Any]) -> list[str]:
-    return [
-        f"{gpu.get('index')} {gpu.get('name')}  {gpu.get('utilization_percent', '-')} %"
-        for gpu in (node["gpus"] or [])
-        if isinstance(gpu, dict)
-    ]
+    return [_gpu(gpu) for gpu in (node["gpus"] or []) if isinstance(gpu, dict)]
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    if "state" in gpu:
+        return f"{gpu.get('index')}  [red]{gpu['state']}[/] {gpu.get('error', '')}"
+    busy, used = gpu.get("utilization_ratio"), gpu.get("memory_used_bytes")
+    parts = [f"{gpu.get('index')}  {gpu.get('name')}"]
+    if busy is not None:
+        parts.append(f"{busy * 100:.0f} %")
+    if used is not None:
+        parts.append(f"{used / 2**30:.1f} GiB used")
+    return "  ".join(parts)
 
 
 def fault_table(healed: Iterable[Healed]) -> Table:

@@ -87,7 +87,7 @@ class Demo:
 
     def start_nanny(self) -> None:
         """Start the nanny, as systemd would (again)."""
-        link = {"LINK_SERVER_URL": self.url, "LINK_METRICS_PORT": "0"}
+        link = {"LINK_SERVER_URL": self.url, "LINK_METRICS_PORT": "0", "LINK_ORPHAN_TIMEOUT_S": "30"}
         worker = {
             "AGENT_SERVER_URL": self.url,
             "AGENT_NODE_NAME": NODE_NAME,

@@ -296,9 +296,8 @@ async def test_telemetry_is_passed_on_as_it_came(client: Client, peers: Peers) -
     worker = peers(Role.WORKER)
     await worker.connect()
     telemetry = {
-        "cpu": {"percent": 5.5},
-        "memory": {"used_bytes": 2**40},
-        "gpus": [{"name": "H200"}],
+        "host": {"cpu": {"busy_ratio": 0.5}, "memory": {"used_bytes": 2**40}},
+        "gpu": {"devices": [{"name": "H200"}]},
         "x": [None, True],
     }
     await worker.send(worker_report(telemetry=telemetry))
@@ -309,9 +308,9 @@ async def test_telemetry_is_passed_on_as_it_came(client: Client, peers: Peers) -
 
     assert page["worker"]["telemetry"] == telemetry
     assert (page["cpu"], page["memory"], page["gpus"]) == (
-        telemetry["cpu"],
-        telemetry["memory"],
-        telemetry["gpus"],
+        {"busy_ratio": 0.5},
+        {"used_bytes": 2**40},
+        [{"name": "H200"}],
     )
 
 

@@ -93,7 +93,7 @@ async def test_the_nannys_word_reaches_the_page(client: Client, peers: Peers, he
     assert page["state_reason"] == "NannyBackoff"
     assert page["nanny"]["restarts"] == {"crash": 3}
     assert page["worker"]["loop_lag_s"] == 0.25
-    assert page["cpu"] == {"percent": 3.5}
+    assert page["cpu"] == {"busy_ratio": 0.035}
 
 
 async def test_a_node_stopped_by_order_says_who_stopped_it(

@@ -95,7 +95,7 @@ def worker_report(seq: int = 1, **changed: Any) -> WorkerReport:
     fields: dict[str, Any] = {
         "seq": seq,
         "loop_lag_s": 0.002,
-        "telemetry": {"cpu": {"percent": 3.5}},
+        "telemetry": {"host": {"cpu": {"busy_ratio": 0.035}}},
         "conditions": (),
         "observed_generation": None,
     }

@@ -12,11 +12,13 @@ from nanny.core.actions import CollectEvidence, ReleaseWorker, SpawnWorker
 from nanny.evidence.bundle_name import UNFINISHED, parse_name
 from nanny.evidence.listing import list_bundles
 from nanny.evidence.stacks import WAIT_S
+from nanny.examination import UNKNOWN_BASELINE
 from nanny.linux import procfs
 from nanny.linux.cgroup import SubCgroup, own_cgroup_dir
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.notify_format import Beat
 from nanny.protocol.stack_signal import STACK_SIGNAL
+from nanny.worker_process import Arrival
 from tests.nanny.evidence.conftest import WITH_STACKS, Node
 
 FILES = {
@@ -294,7 +296,7 @@ def test_beats_are_kept_and_stand_in_where_no_stacks_are_to_be_had(node: Node) -
         stalled_at="app.pool:acquire:88",
         stall_stack="acquire /srv/pool.py:88",
     )
-    life.beats.append((node.loop.now - 2.0, beat))
+    life.beats.append(Arrival(node.loop.now - 2.0, beat, UNKNOWN_BASELINE))
     answer = node.collect(life)
     (line,) = node.file(answer.bundle, "beats.jsonl").splitlines()
     assert json.loads(line)["loop_lag_s"] == 31.5
