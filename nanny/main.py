@@ -108,7 +108,8 @@ class Nanny:
         self._reap_at: float | None = None
         self._log_writer_at: float | None = None
         self._cgroup: cgroup.SubCgroup | None = None
-        subreaper.set_process_name("nanny")
+        with suppress(HostError):
+            subreaper.set_process_name("nanny")
         os.makedirs(config.runtime_dir, mode=0o755, exist_ok=True)
         self._lock = self._take_lock()
         self._claim = self._claim_state_dir()
@@ -119,8 +120,6 @@ class Nanny:
         self._signals = SignalDoor()
         self._signals.watch({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        with suppress(OSError):
-            subreaper.become_subreaper()
         self._log_pipe = LogPipe(fork_gate.fork_helper, _log_files(config))
         self._start_log_writer()
         self._log = LogLines(

@@ -3,7 +3,7 @@
 A subreaper inherits the orphans below it, which otherwise go to init where nobody counts them; from then on
 it must reap what it did not start, too (one reaper, by waitid; never a bare waitpid(-1)).
 
-prctl(2): PR_SET_CHILD_SUBREAPER, PR_SET_NAME, PR_SET_PDEATHSIG.
+prctl(2): PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG; proc_pid_comm(5).
 """
 
 import os
@@ -12,7 +12,6 @@ from nanny.errors import HostError
 from nanny.linux import libc
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 _NAME_LIMIT_BYTES = 15
@@ -35,15 +34,18 @@ def become_subreaper() -> None:
 def set_process_name(name: str) -> None:
     """Set the calling thread's name as ps and top show it, cut to 15 bytes; execve sets it anew.
 
+    By /proc and not by prctl, which would need ctypes: half a mebibyte of it.
+
     Raises:
         HostError: the kernel refused.
     """
-    import ctypes  # noqa: PLC0415  # lazily, see nanny.linux.libc
-
     encoded = name.encode("utf-8", "replace")[:_NAME_LIMIT_BYTES]
-    buffer = ctypes.create_string_buffer(encoded)
     try:
-        libc.call("prctl", _PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+        fd = os.open("/proc/thread-self/comm", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, encoded)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise HostError.from_os_error(
             "set the process name", error, degraded="ps shows the interpreter's name"

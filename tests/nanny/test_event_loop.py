@@ -1,7 +1,7 @@
 """The loop's promises, tried with real descriptors and a clock of our own."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,19 @@ class HandClock:
 
     def read(self) -> Reading:
         return Reading(self.monotonic_s, self.monotonic_s + self.suspended_s, 0.0)
+
+
+class Once:
+    """A deadline that is served once; `do` is called then."""
+
+    def __init__(self, told: "Told", at: float, do: Callable[[float], object]) -> None:
+        self._at: float | None = at
+        self._do = do
+        told.loop.add_source(DeadlineSource(lambda: self._at, self._due))
+
+    def _due(self, now: float) -> None:
+        self._at = None
+        self._do(now)
 
 
 class Told:
@@ -50,10 +63,7 @@ def pipe(leaves_nothing_behind: None) -> Iterator[tuple[int, int]]:
 def test_what_is_ready_is_served_before_what_is_due(told: Told, pipe: tuple[int, int]) -> None:
     order: list[str] = []
     told.loop.watch(pipe[0], lambda: order.append(os.read(pipe[0], 9).decode()))
-    deadline = [1000.5]
-    told.loop.add_source(
-        DeadlineSource(lambda: deadline[0], lambda now: (order.append("due"), deadline.__setitem__(0, 1e9)))
-    )
+    Once(told, 1000.5, lambda _: order.append("due"))
     os.write(pipe[1], b"beat")
     told.clock.monotonic_s = 1000.5
     told.loop.turn()
@@ -62,10 +72,7 @@ def test_what_is_ready_is_served_before_what_is_due(told: Told, pipe: tuple[int,
 
 def test_a_deadline_is_never_served_before_its_time(told: Told) -> None:
     served: list[float] = []
-    deadline: list[float | None] = [1000.000_5]
-    told.loop.add_source(
-        DeadlineSource(lambda: deadline[0], lambda now: (served.append(now), deadline.__setitem__(0, None)))
-    )
+    Once(told, 1000.000_5, served.append)
     told.loop.turn()
     assert served == []
     told.clock.monotonic_s = 1000.001
@@ -75,13 +82,7 @@ def test_a_deadline_is_never_served_before_its_time(told: Told) -> None:
 
 def test_a_late_timer_is_told_before_anything_is_served(told: Told) -> None:
     order: list[str] = []
-    deadline: list[float | None] = [1000.0]
-    told.loop.add_source(
-        DeadlineSource(
-            lambda: deadline[0],
-            lambda _: (order.append(f"due, late {told.late}"), deadline.__setitem__(0, None)),
-        )
-    )
+    Once(told, 1000.0, lambda _: order.append(f"due, late {told.late}"))
     told.clock.monotonic_s = 1003.0
     told.loop.turn()
     assert order == ["due, late [3.0]"]
@@ -99,11 +100,8 @@ def test_a_turn_that_stood_still_in_the_middle_is_late_too_and_drains_again(
             told.clock.monotonic_s += 5.0
             os.write(pipe[1], b"b")
 
-    deadline: list[float | None] = [1001.0]
     told.loop.watch(pipe[0], stand_still)
-    told.loop.add_source(
-        DeadlineSource(lambda: deadline[0], lambda _: (order.append("due"), deadline.__setitem__(0, None)))
-    )
+    Once(told, 1001.0, lambda _: order.append("due"))
     os.write(pipe[1], b"a")
     told.loop.turn()
     assert order == ["a", "b", "due"]

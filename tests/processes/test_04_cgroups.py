@@ -11,7 +11,7 @@ import pytest
 
 from nanny.linux.cgroup import own_cgroup_dir
 from tests.support.processes import wait_until
-from tests.support.real_nanny import BEATS, PRELUDE, RealNanny, cgroup_of
+from tests.support.real_nanny import PRELUDE, RealNanny, cgroup_of, real_node
 
 pytestmark = pytest.mark.skipif(own_cgroup_dir() is None, reason="no writable cgroup v2 here")
 
@@ -67,8 +67,6 @@ def test_the_nanny_is_in_no_workers_cgroup_and_enables_no_controller(node: RealN
 def test_descendants_that_left_session_and_parent_end_with_the_worker(node: RealNanny) -> None:
     node.start(FAMILY)
     status = node.wait_for_phase("running")
-    old = node.workers("# grandchild")
-    family = set(old)
     wait_until(lambda: len(node.workers("import time; time.sleep")) >= 2, 10, "the grandchildren")
     family = set(node.workers("import time; time.sleep")) - {status["worker"]["pid"]}
     os.kill(status["worker"]["pid"], signal.SIGKILL)
@@ -92,8 +90,6 @@ def test_what_a_worker_left_that_died_unwatched_is_swept_by_the_next_nanny(node:
 
 def test_two_nannies_in_one_cgroup_never_touch_each_others_workers(node: RealNanny) -> None:
     """Several nodes on one machine, as in the demo: same node name, same numbers."""
-    from tests.support.real_nanny import real_node
-
     with real_node() as other:
         node.start()
         other.start()
@@ -113,4 +109,3 @@ def test_a_restart_is_no_reason_to_say_residue(node: RealNanny) -> None:
         assert node.order("restart")["outcome"] == "done"
         status = node.wait_for_next(status)
     assert "ProbeResidue" not in node.log()
-    assert BEATS

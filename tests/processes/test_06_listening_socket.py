@@ -112,18 +112,10 @@ def test_a_socket_unit_is_taken_up(node: RealNanny) -> None:
         unit.listen()
         port = unit.getsockname()[1]
 
-        def hand_over() -> None:
-            os.dup2(unit.fileno(), 3)
-            os.environ["LISTEN_PID"] = str(os.getpid())
-
         # LISTEN_PID has to be the nanny's own, as systemd sets it: through a shell that execs.
         command = node.command(ANSWERS)
-        import shlex
-
         script = 'export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=healthz; exec "$@"'
         node.command = lambda *_: ["/bin/sh", "-c", script, "sh", *command]  # type: ignore[method-assign]
-        assert shlex
-        assert hand_over
         fd = unit.fileno()
         node.start(wait=False, preexec_fn=lambda: os.dup2(fd, 3), pass_fds=(3,))
         node.wait_until_it_answers()

@@ -2,6 +2,7 @@
 
 import array
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -151,8 +152,6 @@ def test_notify_sockets_of_the_dead_are_swept_at_the_start(node: RealNanny) -> N
 
 @pytest.mark.slow
 def test_a_nanny_that_stood_still_does_not_judge_by_its_own_absence(node: RealNanny) -> None:
-    import signal
-
     node.start(BEATS, "--heartbeat-interval-s=0.3", "--heartbeat-timeout-s=1")
     status = node.wait_for_phase("running")
     node.send(signal.SIGSTOP)

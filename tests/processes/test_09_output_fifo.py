@@ -1,5 +1,6 @@
 """Design 5.9, the worker's output is a FIFO: a dead nanny costs no line and no SIGPIPE; a full one holds its writer."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -100,7 +101,7 @@ threading.Thread(target=beat_for_ever, daemon=True).start()
 while True:
     os.write(1, {line})
 """,
-        stdout=__import__("subprocess").DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     status = node.wait_for_phase("running")
     slowest, deadline = 0.0, time.monotonic() + 3

@@ -10,8 +10,6 @@ import pytest
 from tests.support.processes import wait_until
 from tests.support.real_nanny import PRELUDE, RealNanny
 
-from .test_05_adoption import stopped  # noqa: F401  # one way to see state T
-
 HELD = (
     PRELUDE
     + """

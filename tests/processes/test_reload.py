@@ -1,6 +1,6 @@
 """Reload: what can be applied is, the rest is named; nothing of it ever touches the worker."""
 
-import json
+import os
 import signal
 
 import pytest
@@ -68,7 +68,7 @@ def test_reloads_asked_for_at_once_are_all_answered_by_what_is_there_afterwards(
         for n, command_id in enumerate(ids):
             change(node, f"start_timeout_s = {10 + n}.0\n")
             client.ask("command", command_id=command_id, kind="reload", reason="test", actor="tester")
-        outcomes = {}
+        outcomes: dict[str, str] = {}
         while len(outcomes) < 5:
             line = client.line()
             if line.get("push") == "outcome":
@@ -79,8 +79,6 @@ def test_reloads_asked_for_at_once_are_all_answered_by_what_is_there_afterwards(
 
 def test_a_reload_from_a_dead_file_system_is_given_up(node: RealNanny) -> None:
     """A FIFO that nobody writes stands for it: opening it waits for ever."""
-    import os
-
     start(node, "")
     node.wait_for_phase("running")
     path = node.directory / "nodenanny.toml"
@@ -91,4 +89,3 @@ def test_a_reload_from_a_dead_file_system_is_given_up(node: RealNanny) -> None:
     assert "dead" in answer["detail"] or "regular" in answer["detail"]
     wait_until(lambda: not node.workers("nanny.cli resolve"), 10, "the helper to be ended")
     node.assert_unharmed()
-    assert json

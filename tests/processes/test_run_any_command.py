@@ -105,7 +105,7 @@ def test_a_relative_program_is_found_in_path_and_runs_in_its_directory(node: Rea
         f"--working-directory={node.directory}",
     )
     node.wait_for_phase("running")
-    wait_until(lambda: (node.directory / "where").exists(), 10, "the file")
+    wait_until((node.directory / "where").exists, 10, "the file")
     wait_until(
         lambda: (node.directory / "where").read_text().strip() == os.path.realpath(node.directory),
         10,
