@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from nanny.config import NannyConfig
     from nanny.core.records import Record
     from nanny.core.state import NannyState
+    from nanny.evidence.desk import Saved
     from nanny.launch import Launch
     from nanny.linux.peer_credentials import Credentials
 
@@ -243,6 +244,7 @@ class Nanny:
         self._desk = EvidenceDesk(
             config, supervisor, loop, log, self.workers, self._reaper, self._output_tail, self.status
         )
+        self._desk.on_saved = self._tell_evidence
         self._control = ControlSocket(
             os.path.join(config.runtime_dir, "control.sock"),
             loop,
@@ -514,6 +516,18 @@ class Nanny:
                 "journal_bytes": self._durability.file_bytes,
             },
         }
+
+    def _tell_evidence(self, saved: Saved) -> None:
+        self._control.push(
+            {
+                "push": "evidence",
+                "bundle": saved.name,
+                "incarnation": str(saved.incarnation),
+                "reason": saved.reason,
+                "size_bytes": saved.size_bytes,
+                "stalled_at": saved.stalled_at,
+            }
+        )
 
     def _stall_stack(self) -> str:
         """The stack of the loop while it stalls, as the latest beat told it."""

@@ -22,6 +22,7 @@ from nanny.protocol.messages import (
     CommandAccepted,
     CommandOrder,
     CommandOutcome,
+    EvidenceSummary,
     Hello,
     Outcome,
     OutcomeAcknowledged,
@@ -164,8 +165,26 @@ class Bridge:
                         self._early.append(message)
                     else:
                         self._tell_outcome(message)
+            case "evidence" if self.server is not None and self.server.is_open:
+                self._tell_evidence(message)
             case _:
                 pass
+
+    def _tell_evidence(self, told: Mapping[str, Any]) -> None:
+        """Only a summary, and only while a server listens: the bundle stays on the node either way."""
+        assert self.server is not None
+        incarnation = incarnation_of(told)
+        if incarnation is None:
+            return
+        self.server.send(
+            EvidenceSummary(
+                bundle_id=str(told.get("bundle")),
+                incarnation=incarnation,
+                reason=str(told.get("reason")),
+                size_bytes=int(told.get("size_bytes") or 0),
+                stalled_at=str(told["stalled_at"]) if told.get("stalled_at") else None,
+            )
+        )
 
     def _take_status(self, status: dict[str, Any]) -> None:
         self._keep_status(status)

@@ -50,7 +50,7 @@ def main() -> int:
 def _run(demo: Demo, console: Console, options: argparse.Namespace) -> int:
     with console.status("starting a server and a node …"):
         demo.start()
-        demo.until("READY", lambda: (demo.node() or {}).get("state") == "READY", 60)
+        demo.until("READY with telemetry", lambda: _is_up(demo), 60)
     console.print(display.node_table(demo.node(), demo.nanny_status(), demo.url))
     if options.faults:
         return _do_faults(demo, console, as_json=options.json)
@@ -63,6 +63,13 @@ def _run(demo: Demo, console: Console, options: argparse.Namespace) -> int:
             live.update(display.node_table(demo.node(), demo.nanny_status(), demo.url), refresh=True)
             time.sleep(0.5)
     return 0
+
+
+def _is_up(demo: Demo) -> bool:
+    node, nanny = demo.node(), demo.nanny_status()
+    if node is None or nanny is None or node["state"] != "READY":
+        return False
+    return nanny["phase"] == "running" and node["cpu"] is not None
 
 
 def _do_faults(demo: Demo, console: Console, *, as_json: bool) -> int:
