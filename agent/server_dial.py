@@ -8,6 +8,7 @@ here. RFC 6455, RFC 9110 10.2.3 (Retry-After), tcp(7).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -56,15 +57,15 @@ class Dialler:
         self._http: aiohttp.ClientSession | None = None
 
     async def dial(self) -> aiohttp.ClientWebSocketResponse:
-        """Connect.
+        """Connect; the connection is to be given to `hang_up`.
 
         Raises:
             DialFailed: there is no connection; why.
         """
-        await self.hang_up()
         self._http = self._session()
+        limit_s = 2 * self._timeout_s
         try:
-            async with asyncio.timeout(2 * self._timeout_s):
+            async with asyncio.timeout(limit_s):
                 websocket = await self._http.ws_connect(
                     self.url,
                     max_msg_size=DEFAULT_FRAME_BYTES,
@@ -72,29 +73,29 @@ class Dialler:
                     autoping=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
                 )
-        except aiohttp.WSServerHandshakeError as error:
-            retry_after_s = _retry_after_s(error.headers)
-            raise DialFailed(f"http-{error.status}", f"answered {error.status}", retry_after_s) from None
-        except TimeoutError:
-            raise DialFailed("timeout", f"no answer within {2 * self._timeout_s:g} s") from None
-        except aiohttp.ClientConnectorDNSError as error:
-            raise DialFailed("name", str(error)[:256]) from None
-        except aiohttp.ClientSSLError as error:
-            raise DialFailed("tls", str(error)[:256]) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise DialFailed("connect", f"{type(error).__name__}: {error}"[:256]) from None
+        except BaseException as error:
+            await self._http.close()
+            failed = _as_failure(error, limit_s)
+            if failed is None:
+                raise
+            raise failed from None
         with suppress(OSError):
-            # What we sent and a vanished peer never confirms would keep a closed socket for a quarter of an hour.
+            # What we sent and a vanished peer never confirms would keep the socket for a quarter of an hour.
             websocket.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNCONFIRMED_LIMIT_MS
             )
         return websocket
 
-    async def hang_up(self) -> None:
-        """Drop the connection, if there is one, without waiting for the peer."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.close()
+    async def hang_up(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+        """Drop the connection without waiting for the peer."""
+        transport_socket = websocket.get_extra_info("socket")
+        if transport_socket is not None:
+            # A peer that does not read would keep what is buffered for as long as it likes; uvloop's stand-in for
+            # a socket has no shutdown of its own.
+            with suppress(OSError), socket.socket(fileno=os.dup(transport_socket.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
+        if self._http is not None:
+            await self._http.close()
 
     def _session(self) -> aiohttp.ClientSession:
         tracing = aiohttp.TraceConfig()
@@ -142,6 +143,22 @@ class ProbeResolver(AbstractResolver):
         """Nothing is held."""
 
 
+def _as_failure(error: BaseException, limit_s: float) -> DialFailed | None:
+    match error:
+        case aiohttp.WSServerHandshakeError():
+            return DialFailed("http", f"answered {error.status}", _retry_after_s(error.headers))
+        case TimeoutError():
+            return DialFailed("timeout", f"no WebSocket within {limit_s:g} s")
+        case aiohttp.ClientConnectorDNSError():
+            return DialFailed("name", str(error))
+        case aiohttp.ClientSSLError():
+            return DialFailed("tls", str(error))
+        case aiohttp.ClientError() | OSError() | ValueError():
+            return DialFailed("connect", f"{type(error).__name__}: {error}")
+        case _:
+            return None
+
+
 def endpoint_of(server_url: str) -> str:
     """The worker's endpoint of a server, as a ws or wss URL."""
     scheme, _, rest = server_url.partition("://")
@@ -157,7 +174,10 @@ def tls_context(server_url: str, ca_file: str | None) -> ssl.SSLContext | None:
     """
     if not server_url.startswith(("https://", "wss://")):
         return None
-    context = ssl.create_default_context(cafile=ca_file)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OSError(f"server_ca_file {ca_file!r} cannot be used: {error.strerror or error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is None and is_loopback(host_of(server_url)):
         context.check_hostname = False

@@ -4,15 +4,17 @@ Drives a `LinkSession` (its header lists the duties of this shell). A close by t
 silence: each costs a counted line and a wait, and none is a reason to end or to stay away; waits are spread
 and bounded, also those that the server asks for. Frames come in at a bounded rate, reports wait as one.
 
-Doesn't know what is in registrations and reports. One reader (`_converse`) and one writer a connection.
+Doesn't know what is in registrations and reports. One reader and one writer a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, assert_never
 
 import aiohttp
@@ -42,12 +44,23 @@ if TYPE_CHECKING:
     from nanny.protocol.messages import Registration
     from nanny.protocol.session_events import SessionEvent
 
-_SEND_TIMEOUT_S: Final = 10.0
-_LAST_WORDS_S: Final = 0.5
-_FRAMES_PER_SECOND: Final = 200
-_STABLE_AFTER_S: Final = 5.0
+SEND_TIMEOUT_S: Final = 10.0
+FRAMES_PER_SECOND: Final = 200
+_LAST_WORDS_S: Final = 0.3
+_STEADY_AFTER_S: Final = 10.0
+"""An established connection that lived for so long makes the next failure a first one."""
 _TURN_S: Final = 5.0
 DEFAULT_REPORT_INTERVAL_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a connection ended, or why there was none."""
+
+    cause: str
+    """One word for counting."""
+    why: str
+    retry_after_s: float | None = None
 
 
 class ServerLink:
@@ -86,9 +99,8 @@ class ServerLink:
         self._woken = asyncio.Event()
         self._log = structlog.get_logger().bind(server=dialler.url)
         self._peer: tuple[str, int] | None = None
-        self._registered: Registration | None = None
-        self._retry_after_s: float | None = None
-        self._established_at: float | None = None
+        self._registration_sent: Registration | None = None
+        self._steady_at = math.inf
         self.on_change: Callable[[], None] = lambda: None
         self.report_interval_s = DEFAULT_REPORT_INTERVAL_S
         self.is_registered = False
@@ -108,10 +120,10 @@ class ServerLink:
 
     def refresh_registration(self) -> bool:
         """Register anew if what is to be registered has changed; True if so."""
-        if not self.is_open or self._registered is None:
+        if not self.is_open or self._registration_sent is None:
             return False
         registration = self._registration(self._peer)
-        if _without_age(registration) == _without_age(self._registered):
+        if _without_age(registration) == _without_age(self._registration_sent):
             return False
         self.counts["registration-changed"] += 1
         self._log.info("registering anew", addresses=registration.addresses)
@@ -121,125 +133,128 @@ class ServerLink:
     async def run(self, progress: Progress) -> None:
         """Be connected, for ever."""
         failures = 0
-        try:
-            while True:
-                progress.touch()
-                self._retry_after_s = self._established_at = None
-                await self._connect_once(progress)
-                failures = 1 if self._was_stable() else failures + 1
-                wait_s = self._backoff.next(failures, random.random(), self._retry_after_s)
-                self._log.info("connecting again", in_s=round(wait_s, 2), failures=failures)
-                await pause(wait_s, progress)
-        finally:
-            self._forget_connection()
-            await self._dialler.hang_up()
-
-    def _was_stable(self) -> bool:
-        return self._established_at is not None and _now() - self._established_at > _STABLE_AFTER_S
+        while True:
+            progress.touch()
+            self._steady_at = math.inf
+            ended = await self._connect_once(progress)
+            self.counts[ended.cause] += 1
+            failures = 1 if _now() >= self._steady_at else failures + 1
+            wait_s = self._backoff.next(failures, random.random(), ended.retry_after_s)
+            self._log.warning(
+                "no connection to the server",
+                cause=ended.cause,
+                why=ended.why[:256],
+                failures=failures,
+                retry_in_s=round(wait_s, 3),
+            )
+            await pause(wait_s, progress)
 
     # One connection
 
-    async def _connect_once(self, progress: Progress) -> None:
+    async def _connect_once(self, progress: Progress) -> Ended:
         try:
             websocket = await self._dialler.dial()
         except DialFailed as failed:
-            self.counts[f"dial-{failed.kind}"] += 1
-            self._retry_after_s = failed.retry_after_s
-            self._log.warning("no connection to the server", reason=str(failed))
-            return
+            return Ended(f"dial-{failed.kind}", str(failed), failed.retry_after_s)
+        try:
+            return await self._carry(websocket, progress)
+        finally:
+            await self._dialler.hang_up(websocket)
+
+    async def _carry(self, websocket: aiohttp.ClientWebSocketResponse, progress: Progress) -> Ended:
+        """Let the session use this connection until either end is done with it."""
         peername = websocket.get_extra_info("peername")
         self._peer = (str(peername[0]), int(peername[1])) if isinstance(peername, tuple) else None
         self._session.connection_made(self._identity.hello(), _now())
-        writer = asyncio.create_task(self._write(websocket), name="server-link writer")
         self._woken.set()
+        reader = asyncio.create_task(self._read(websocket, progress), name="server reader")
+        writer = asyncio.create_task(self._write(websocket), name="server writer")
         try:
-            await self._converse(websocket, progress)
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if not reader.done():
+                await asyncio.wait({reader}, timeout=_LAST_WORDS_S)  # the server's last word says more
+            return reader.result() if reader.done() else writer.result()
         except asyncio.CancelledError:
-            # We are stopping: say so, so that the server need not find out.
-            if self._session.state is not State.OFFLINE:
-                self._session.close("shutting-down", "the worker is stopping")
+            # Told, so that the server need not find out.
+            self._session.close("shutting-down", "the worker is stopping")
             raise
         finally:
-            await self._finish(websocket, writer)
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            await self._say_last_words(websocket)
+            self._forget_connection()
 
-    async def _converse(self, websocket: aiohttp.ClientWebSocketResponse, progress: Progress) -> None:
-        """Pass frames in and act upon what they mean, until the session or the connection ends."""
-        second_began_at, turns = _now(), 0
-        while (deadline := self._session.next_deadline()) is not None:
-            progress.touch()
-            received = await _receive(websocket, deadline)
-            if isinstance(received, str):
-                self.counts[f"lost-{received.partition(' ')[0]}"] += 1
-                self._log.info("connection to the server ended", how=received)
-                return
-            now = _now()
-            if received is None:
-                happened = self._session.handle_deadline(now)
-            else:
-                happened = self._session.receive_frame(received, now)
-            for event in happened:
-                self._act(event)
-            self._woken.set()
-            turns += 1
-            if now - second_began_at >= 1.0:
-                second_began_at, turns = now, 0
-            elif turns >= _FRAMES_PER_SECOND:
-                self.counts["flooded"] += 1
-                await asyncio.sleep(1.0 - (now - second_began_at))
-
-    async def _write(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
-        try:
-            while True:
-                await self._woken.wait()
-                self._woken.clear()
-                for frame in self._session.frames_to_send():
-                    async with asyncio.timeout(_SEND_TIMEOUT_S):
-                        await websocket.send_bytes(frame)
-                if self._session.state in {State.FINISHED, State.OFFLINE}:
-                    return
-        except (TimeoutError, OSError, aiohttp.ClientError, RuntimeError) as error:
-            self.counts["lost-send"] += 1
-            self._log.info("cannot send to the server", problem=f"{type(error).__name__}: {error}")
-            # The reader learns of it by the end of the connection.
-            await websocket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
-
-    async def _finish(self, websocket: aiohttp.ClientWebSocketResponse, writer: asyncio.Task[None]) -> None:
-        """Send what is left, in bounded time, and drop the connection."""
-        self._woken.set()
-        with suppress(TimeoutError):
+    async def _say_last_words(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+        with suppress(TimeoutError, OSError, aiohttp.ClientError, RuntimeError):
             async with asyncio.timeout(_LAST_WORDS_S):
-                if self._session.state is State.FINISHED:
-                    await asyncio.wait({writer})
-                    await websocket.close()
-        writer.cancel()
-        await asyncio.wait({writer})
-        self._forget_connection()
-        await self._dialler.hang_up()
+                for frame in self._session.frames_to_send():
+                    await websocket.send_bytes(frame)
+                await websocket.close()
 
     def _forget_connection(self) -> None:
-        if self._session.state is not State.OFFLINE:
-            self._session.connection_lost()
+        self._session.connection_lost()
         if self._session.backlog[0]:
             # A registration that was not acknowledged would go out with the age that it had then.
             self._session = self._fresh_session()
         was_registered, self.is_registered = self.is_registered, False
-        self._registered = None
+        self._registration_sent = None
         if was_registered:
             self.on_change()
 
     def _fresh_session(self) -> LinkSession:
         return LinkSession(Role.WORKER, Role.SERVER, self._config)
 
+    async def _write(self, websocket: aiohttp.ClientWebSocketResponse) -> Ended:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            for frame in self._session.frames_to_send():
+                try:
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await websocket.send_bytes(frame)
+                except TimeoutError:
+                    return Ended("not-reading", f"a frame was not taken within {SEND_TIMEOUT_S:g} s")
+                except (OSError, aiohttp.ClientError, RuntimeError) as error:
+                    return Ended("lost", f"cannot send: {error}")
+
+    async def _read(self, websocket: aiohttp.ClientWebSocketResponse, progress: Progress) -> Ended:
+        """Pass frames in and act upon what they mean, at a bounded rate."""
+        second_began_at, turns = _now(), 0
+        while True:
+            progress.touch()
+            deadline = self._session.next_deadline()
+            assert deadline is not None, "a session that is over has told so"
+            received = await _receive(websocket, min(deadline, _now() + _TURN_S))
+            if isinstance(received, Ended):
+                return received
+            now = _now()
+            if received is None:
+                happened = self._session.handle_deadline(now)
+            else:
+                happened = self._session.receive_frame(received, now)
+            for event in happened:
+                ended = self._act(event, is_silence=received is None)
+                if ended is not None:
+                    return ended
+            self._woken.set()
+            turns += 1
+            if now - second_began_at >= 1.0:
+                second_began_at, turns = now, 0
+            elif turns >= FRAMES_PER_SECOND:
+                self.counts["flooded"] += 1
+                await asyncio.sleep(1.0 - (now - second_began_at))
+
     # What came
 
-    def _act(self, event: SessionEvent) -> None:
+    def _act(self, event: SessionEvent, *, is_silence: bool) -> Ended | None:
         match event:
             case Established(peer=peer, resumed=resumed):
-                self._established_at = _now()
+                assert isinstance(peer, Welcome)
+                self._steady_at = _now() + _STEADY_AFTER_S
+                self.report_interval_s = peer.report_interval_s
                 self.counts["established"] += 1
-                if isinstance(peer, Welcome):
-                    self.report_interval_s = peer.report_interval_s
-                self._log.info("connected to the server", session=self._session.session_id, resumed=resumed)
+                self._log.info("connected to the server", session=peer.session_id, resumed=resumed)
                 self._register(self._registration(self._peer))
                 self.on_change()
             case MessageReceived(message=Registered()):
@@ -252,31 +267,27 @@ class ServerLink:
             case MessageReceived():
                 self.counts["not-for-us"] += 1
             case PeerClosed(code=code, reason=reason, retry_after_s=retry_after_s):
-                self._end("closed", code, reason, retry_after_s)
+                return Ended("closed", f"{code}: {reason}", retry_after_s)
             case SessionRefused(code=code, reason=reason, retry_after_s=retry_after_s):
-                self._end("refused", code, reason, retry_after_s)
+                return Ended("refused", f"{code}: {reason}", retry_after_s)
             case SessionFailed(reason=reason):
-                self._end("failed", "", reason, None)
+                return Ended("silent" if is_silence else "violation", reason)
             case _:
                 assert_never(event)
-
-    def _end(self, word: str, code: str, reason: str, retry_after_s: float | None) -> None:
-        self._retry_after_s = retry_after_s
-        self.counts[word] += 1
-        self._log.warning("the server's connection is over", how=word, code=code, reason=reason[:256])
+        return None
 
     def _register(self, registration: Registration) -> None:
         self._session.send(registration)
-        self._registered = registration
+        self._registration_sent = registration
         self._woken.set()
 
 
-async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) -> bytes | str | None:
-    """Give a frame, None when nothing came in time, or in words how the connection ended."""
-    for until in (min(deadline, _now() + _TURN_S), _now()):
+async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) -> bytes | Ended | None:
+    """Give a frame, None when nothing for us came in time, or how the connection ended."""
+    for until in (deadline, 0.0):
         # The second look is for what came while we ourselves were late.
         try:
-            async with asyncio.timeout(max(0.0, until - _now())):
+            async with asyncio.timeout_at(until):
                 message = await websocket.receive()
         except TimeoutError:
             continue
@@ -289,20 +300,22 @@ async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) 
             case aiohttp.WSMsgType.PONG:
                 return None
             case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
-                return f"closed with {websocket.close_code}"
+                return Ended("lost", f"the connection ended without a Close (code {websocket.close_code})")
             case aiohttp.WSMsgType.ERROR:
-                return f"broken by {message.data}"[:256]
+                return Ended("violation", f"broken WebSocket frame: {message.data!r}")
             case _:
-                return f"unexpected frame of type {message.type.name.lower()}, not binary"
+                return Ended("violation", f"a frame that is {message.type.name.lower()}, not binary")
     return None
 
 
-async def _answer_ping(websocket: aiohttp.ClientWebSocketResponse, said: bytes) -> str | None:
+async def _answer_ping(websocket: aiohttp.ClientWebSocketResponse, said: bytes) -> Ended | None:
     try:
-        async with asyncio.timeout(_SEND_TIMEOUT_S):
+        async with asyncio.timeout(SEND_TIMEOUT_S):
             await websocket.pong(said)
-    except (TimeoutError, OSError, aiohttp.ClientError) as error:
-        return f"broken by {type(error).__name__}"
+    except TimeoutError:
+        return Ended("not-reading", f"a pong was not taken within {SEND_TIMEOUT_S:g} s")
+    except (OSError, aiohttp.ClientError) as error:
+        return Ended("lost", f"cannot send: {error}")
     return None
 
 

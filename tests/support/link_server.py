@@ -1,4 +1,4 @@
-"""A control server for tests of link: a real WebSocket endpoint and the real session, in a thread of its own.
+"""A control server for tests of link and worker: a real WebSocket endpoint and session, in a thread of its own.
 
 It does only what the test tells it: it acknowledges no outcome by itself, may be stopped and started on the same
 port, and then remembers its session or not. All that arrives is kept in order and waited for, never slept for.
@@ -55,20 +55,21 @@ def order(kind: str, **changed: Any) -> CommandOrder:
 
 
 class LinkServer:
-    """One server for one link at a time.
+    """One server for one link, or one worker, at a time.
 
     Attributes:
         port: the same over all starts.
         connections_total: links that connected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, role: Role = Role.LINK) -> None:
+        self.role = role
         self.port = 0
         self.connections_total = 0
         self.session_config = SessionConfig(ack_delay_s=0.02, report_interval_s=0.5)
         self._heard: deque[Any] = deque()
         self._changed = threading.Condition()
-        self._session = LinkSession(Role.SERVER, Role.LINK, self.session_config)
+        self._session = LinkSession(Role.SERVER, self.role, self.session_config)
         self._woken: asyncio.Event | None = None
         self._runner: web.AppRunner | None = None
         self._loop = asyncio.new_event_loop()
@@ -84,7 +85,7 @@ class LinkServer:
     def start(self, *, forget_session: bool = False) -> None:
         """Listen, on the port that was had before."""
         if forget_session:
-            self._session = LinkSession(Role.SERVER, Role.LINK, self.session_config)
+            self._session = LinkSession(Role.SERVER, self.role, self.session_config)
         self._run(self._start())
 
     def stop(self) -> None:
@@ -139,7 +140,7 @@ class LinkServer:
 
     async def _start(self) -> None:
         application = web.Application()
-        application.router.add_get("/v1/link", self._serve)
+        application.router.add_get(f"/v1/{self.role.value}", self._serve)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -211,9 +212,9 @@ class LinkServer:
 
 
 @contextmanager
-def link_server(*, started: bool = True) -> Iterator[LinkServer]:
+def link_server(*, started: bool = True, role: Role = Role.LINK) -> Iterator[LinkServer]:
     """A server for the length of the block."""
-    server = LinkServer()
+    server = LinkServer(role)
     try:
         if started:
             server.start()
