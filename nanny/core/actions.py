@@ -108,6 +108,7 @@ class SignalLink:
 class ConfirmNumbers:
     """Answer with NumbersConfirmed if, and only if, the step's records are durable."""
 
+    epoch: str
     until: int
 
 

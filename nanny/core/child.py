@@ -36,8 +36,8 @@ class Child:
     since: float = 0.0
     """When it entered the stage."""
     deadline: float | None = None
-    """When the stage must have ended: born, ready, next beat, next try. Invariant: None only when absent, or
-    ready without heartbeats."""
+    """When the stage must have ended: born, ready, next beat (or the exit), next try. Invariant: None only
+    when absent, ready without heartbeats, silent and under suspicion, or on its way down the ladder."""
     pid: int = 0
     """0 while there is none."""
     last_beat_at: float | None = None
@@ -69,11 +69,12 @@ def ready(child: Child, now: float, timing: ChildTiming) -> Child:
     return replace(child, stage=Stage.READY, since=now, deadline=deadline, extended_s=0.0)
 
 
-def beat(child: Child, now: float, timing: ChildTiming) -> Child:
+def beat(child: Child, now: float, timing: ChildTiming, *, keep_deadline: bool = False) -> Child:
     """The child sent a heartbeat; before READY=1 it does not move the start deadline."""
-    if child.stage is Stage.READY and timing.mode is HeartbeatMode.WATCHDOG:
-        return replace(child, last_beat_at=now, deadline=now + timing.heartbeat_timeout_s)
-    return replace(child, last_beat_at=now)
+    deadline = child.deadline
+    if child.stage is Stage.READY and timing.mode is HeartbeatMode.WATCHDOG and not keep_deadline:
+        deadline = now + timing.heartbeat_timeout_s
+    return Child(child.stage, child.since, deadline, child.pid, now, child.extended_s, child.failures)
 
 
 def extend(child: Child, extend_s: float, now: float, timing: ChildTiming) -> Child:

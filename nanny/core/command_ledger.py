@@ -26,8 +26,7 @@ class Pending:
     """A command in the ledger whose outcome is still open."""
 
     command: Command
-    target: Incarnation | None
-    """For restart: the life that has to be succeeded."""
+    """For restart with its target resolved: the life that has to be succeeded."""
     deadline: float | None = None
     """When it fails for want of an answer (reload, collect-evidence)."""
 
@@ -60,6 +59,10 @@ class Ledger:
             or len(self.pending) + sum(not one.acknowledged for one in self.finished)
             >= UNACKNOWLEDGED_OUTCOMES_LIMIT
         )
+
+    def knows(self, command_id: str) -> bool:
+        """Whether this id was taken before."""
+        return self.find_pending(command_id) is not None or self.find_finished(command_id) is not None
 
     def find_pending(self, command_id: str) -> Pending | None:
         """The open entry of this id."""

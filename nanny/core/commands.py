@@ -7,7 +7,7 @@ own allow-list and budget whatever the server says; a local operator's pass neit
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanny.core import liveness, recovery_ladder, worker_life
 from nanny.core.actions import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         OutcomeAcknowledged,
     )
 
+_WANTS: Final = {CommandKind.STOP: Desired.DOWN, CommandKind.START: Desired.UP}
 _CHANGES_INTENT = frozenset(
     {CommandKind.STOP, CommandKind.START, CommandKind.DRAIN, CommandKind.UNDRAIN, CommandKind.HOLD}
 )
@@ -67,8 +68,10 @@ def received(draft: Draft, event: CommandReceived) -> None:
         outcome, detail = refusal
         settle(draft, command, outcome, detail)
         return
+    if command.kind is CommandKind.RESTART and command.target is None:
+        command = replace(command, target=draft.state.incarnation)
     draft.record(CommandAccepted(command))
-    draft.change(ledger=ledger.with_pending(Pending(command, command.target or draft.state.incarnation)))
+    draft.change(ledger=ledger.with_pending(Pending(command)))
     draft.act(ReportAccepted(command.id))
     take_effect(draft, command)
 
@@ -100,7 +103,8 @@ def _restart_refusal(draft: Draft, command: Command) -> tuple[Outcome, str] | No
     current, target = state.incarnation, command.target
     if target is None or current is None or target == current:
         return None
-    if target < current:
+    # Another epoch is never the present one; which came first is not asked, clocks at boot may be wrong.
+    if target.epoch != current.epoch or target.number < current.number:
         return Outcome.ALREADY_SATISFIED, f"aimed at {target}; {current} has taken its place"
     return Outcome.REJECTED, f"aimed at {target}, which never was; the current one is {current}"
 
@@ -146,20 +150,37 @@ def take_effect(draft: Draft, command: Command) -> None:
             draft.act(ReloadConfig(command.id))
 
 
+def resume_intent(draft: Draft) -> None:
+    """Of the stops and starts that an earlier nanny did not finish the latest holds, whatever was cut off."""
+    found = [one.command for one in draft.state.ledger.pending if one.command.kind in _WANTS]
+    if not found:
+        return
+    latest = found[-1]
+    supersede(draft, tuple(kind for kind in _WANTS if kind is not latest.kind), latest)
+    if draft.state.intent.desired is not _WANTS[latest.kind]:
+        take_effect(draft, latest)
+
+
 def resume(draft: Draft, entry: Pending) -> None:
     """Take up a command that an earlier nanny accepted and did not finish: one effect in all."""
-    command = entry.command
-    if command.kind is CommandKind.RESTART and entry.target != draft.state.incarnation:
-        return  # Its successor is on its way; it is done when that one is ready.
-    if command.kind is CommandKind.RESTART and not draft.state.worker.is_live:
+    command, state = entry.command, draft.state
+    if state.ledger.find_pending(command.id) is None:
         return
-    if command.kind in {CommandKind.STOP, CommandKind.START}:
-        wanted = Desired.DOWN if command.kind is CommandKind.STOP else Desired.UP
-        if draft.state.intent.desired is wanted and draft.state.worker.is_live:
-            if draft.state.worker.stage is Stage.READY and wanted is Desired.UP:
-                settle(draft, command, Outcome.DONE, f"{draft.state.incarnation} is ready")
-            return
-    take_effect(draft, command)
+    is_ready = state.worker.stage is Stage.READY and state.stopping is None
+    match command.kind:
+        case CommandKind.STOP:
+            if not state.worker.is_live:
+                settle(draft, command, Outcome.DONE, "no worker lives")
+        case CommandKind.START:
+            if is_ready:
+                settle(draft, command, Outcome.DONE, f"{state.incarnation} is ready")
+        case CommandKind.RESTART if state.intent.desired is Desired.DOWN:
+            settle(draft, command, Outcome.SUPERSEDED, f"the node is stopped by {state.intent.actor}")
+        case CommandKind.RESTART if command.target != state.incarnation:
+            if is_ready:
+                settle(draft, command, Outcome.DONE, f"{state.incarnation} is ready")
+        case _:
+            take_effect(draft, command)
 
 
 def _restart(draft: Draft, command: Command) -> None:

@@ -41,7 +41,7 @@ class Draft:
 
     def change(self, **fields: Any) -> None:
         """Replace fields of the state."""
-        self.state = replace(self.state, **fields)
+        self.state = self.state.changed(fields)
 
     def record(self, *records: Record) -> None:
         """What has to be durable before this step's actions run."""

@@ -191,6 +191,7 @@ class ConfigRejected:
 class NumbersConfirmed:
     """A reservation of incarnation numbers is durable."""
 
+    epoch: str
     until: int
 
 

@@ -82,6 +82,8 @@ def _trouble(state: NannyState, now: float) -> str:
         parts.append(f"given {suspicion.extended_s:.1f} s more because it could not have run")
     if vitals.triggered:
         parts.append("it asked to be restarted")
+    if vitals.leaving:
+        parts.append("it said STOPPING=1 and is still there")
     return ", ".join(parts)
 
 
@@ -126,6 +128,8 @@ def _next_step(state: NannyState, config: PolicyConfig) -> tuple[str, float | No
             return "start the next worker", worker.deadline
         case Stage.SPAWNING | Stage.STARTING:
             return "end it unless it is ready before", worker.deadline
+        case Stage.READY if state.vitals.leaving:
+            return "end it unless it exits before", worker.deadline
         case Stage.READY if worker.failures:
             return "forget past failures if it stays healthy", worker.since + config.worker.stable_after_s
         case Stage.READY if worker.deadline is not None:

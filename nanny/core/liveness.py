@@ -8,26 +8,28 @@ that the worker says about its own end is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanny.core import child, recovery_ladder, worker_life
 from nanny.core.actions import ExamineWorker
 from nanny.core.child import Stage
 from nanny.core.config import HeartbeatMode
-from nanny.core.state import ConditionType, Reason, Rung, Suspicion, SuspicionKind
+from nanny.core.state import ConditionType, Reason, Rung, Suspicion, SuspicionKind, Vitals
 
 if TYPE_CHECKING:
     from nanny.core.draft import Draft
     from nanny.core.events import HeartbeatReceived, MemoryMeasured, WorkerExamined
 
+_TRIGGERED: Final = "the worker asked to be restarted (WATCHDOG=trigger)"
+
 
 def beat_while_starting(draft: Draft, event: HeartbeatReceived) -> None:
     """A beat; READY=1 makes it running, EXTEND_TIMEOUT_USEC moves the start deadline."""
-    timing = draft.config.worker
+    timing, vitals = draft.config.worker, draft.state.vitals
     worker = child.beat(draft.state.worker, draft.now, timing)
     if event.extend_s > 0:
         worker = child.extend(worker, event.extend_s, draft.now, timing)
-    draft.change(worker=worker)
+    draft.change(worker=worker, vitals=replace(vitals, granted_s=0.0) if vitals.granted_s else vitals)
     if event.ready and worker.stage is Stage.STARTING:
         worker_life.became_ready(draft)
     _note_driver(draft, event)
@@ -35,46 +37,59 @@ def beat_while_starting(draft: Draft, event: HeartbeatReceived) -> None:
 
 def beat_while_ready(draft: Draft, event: HeartbeatReceived) -> None:
     """A beat ends every silence; its ages say whether the loop or a progress point stalls."""
-    state, now, timing, config = draft.state, draft.now, draft.config.worker, draft.config
-    before, vitals = state.worker, state.vitals
-    proves_life = event.watchdog or event.ready
-    worker = child.beat(before, now, timing) if proves_life else before
+    state, timing = draft.state, draft.config.worker
+    worker, vitals = state.worker, state.vitals
+    if event.watchdog or event.ready:
+        vitals = _vitals_of(draft, event)
+        worker = child.beat(worker, draft.now, timing, keep_deadline=vitals.leaving)
+    if event.stopping and not vitals.leaving:
+        # It may fall silent on its way out, for as long as an ordered stop may take; then it has to be gone.
+        # The exit that follows is an exit like any other.
+        vitals = replace(vitals, leaving=True, suspicion=None)
+        worker = replace(worker, deadline=draft.now + timing.stop_grace_s, extended_s=0.0)
+    if event.trigger:
+        vitals = replace(vitals, triggered=True)
     if event.extend_s > 0:
-        worker = child.extend(worker, event.extend_s, now, timing)
-    if event.stopping and worker.deadline is not None:
-        # It is on its way out and may fall silent meanwhile; the exit that follows is an exit like any other.
-        worker = replace(worker, deadline=max(worker.deadline, now + timing.stop_grace_s))
+        worker = child.extend(worker, event.extend_s, draft.now, timing)
+    draft.change(worker=worker, vitals=vitals)
+    if state.conditions:
+        if vitals.suspicion is None:
+            draft.clear_condition(ConditionType.NODE_STARVED, "BeatsInTime")
+            if state.hold is None and not vitals.triggered:
+                draft.clear_condition(ConditionType.KILLS_HELD, "NothingToHold")
+        _note_driver(draft, event)
+    elif event.stuck_probes:
+        _note_driver(draft, event)
+    if event.trigger:
+        _end_involuntarily(draft, Reason.TRIGGERED, _TRIGGERED)
+
+
+def _vitals_of(draft: Draft, event: HeartbeatReceived) -> Vitals:
+    """What a beat tells of the worker's inside; a stall puts it under suspicion and asks the kernel."""
+    before, now, config = draft.state.vitals, draft.now, draft.config
     lag_s = event.loop_lag_s or 0.0
     stalls = lag_s > config.stall_timeout_s or bool(event.overdue)
-    expect_used_s = vitals.expect_used_s
+    expect_used_s = before.expect_used_s
     if stalls and event.expected_s > 0 and expect_used_s < config.expect_limit_s:
-        expect_used_s += now - (before.last_beat_at or before.since)
+        expect_used_s += now - (draft.state.worker.last_beat_at or draft.state.worker.since)
         stalls = False
-    suspicion = vitals.suspicion
-    if suspicion is not None and proves_life and (suspicion.kind is SuspicionKind.LOST or not stalls):
+    suspicion = before.suspicion
+    if suspicion is not None and (suspicion.kind is SuspicionKind.LOST or not stalls):
         suspicion = None
-    if suspicion is None and stalls:
+    if stalls and suspicion is None:
         since = now - lag_s
         suspicion = Suspicion(SuspicionKind.STALLED, since, now + config.examine_timeout_s, asked=True)
         draft.act(_examine(draft, since))
-    vitals = replace(
-        vitals,
+    return Vitals(
         loop_lag_s=lag_s,
         overdue=event.overdue,
         stalled_at=event.stalled_at,
         warned=lag_s > config.stall_warn_s or bool(event.overdue),
         expect_used_s=expect_used_s,
         suspicion=suspicion,
-        triggered=vitals.triggered or event.trigger,
+        triggered=before.triggered,
+        leaving=before.leaving,
     )
-    draft.change(worker=worker, vitals=vitals)
-    if state.conditions and suspicion is None:
-        draft.clear_condition(ConditionType.NODE_STARVED, "BeatsInTime")
-        if state.hold is None and not vitals.triggered:
-            draft.clear_condition(ConditionType.KILLS_HELD, "NothingToHold")
-    _note_driver(draft, event)
-    if event.trigger:
-        _end_involuntarily(draft, Reason.TRIGGERED, "the worker asked to be restarted (WATCHDOG=trigger)")
 
 
 def beat_while_stopping(draft: Draft, event: HeartbeatReceived) -> None:
@@ -100,8 +115,21 @@ def _note_driver(draft: Draft, event: HeartbeatReceived) -> None:
         draft.clear_condition(ConditionType.GPU_DRIVER_UNRESPONSIVE, "ProbesReturn")
 
 
-def fell_silent(draft: Draft) -> None:
-    """The beat deadline passed: ask the kernel before any verdict."""
+def ready_overdue(draft: Draft) -> None:
+    """The deadline of a worker that was ready passed: for its next beat, or for the exit that it announced."""
+    if draft.state.vitals.leaving:
+        _exit_overdue(draft)
+    else:
+        _fell_silent(draft)
+
+
+def _exit_overdue(draft: Draft) -> None:
+    """It said STOPPING=1 and is still there; beats from a thread of its own would go on for ever."""
+    _end_overdue(draft, Reason.EXIT_OVERDUE, "it said STOPPING=1 and did not exit in time")
+
+
+def _fell_silent(draft: Draft) -> None:
+    """Ask the kernel before any verdict."""
     worker, vitals = draft.state.worker, draft.state.vitals
     since = worker.last_beat_at if worker.last_beat_at is not None else worker.since
     since = max(since, worker.since)
@@ -196,10 +224,16 @@ def _hold_off(draft: Draft, reason: str, message: str) -> None:
 
 def start_overdue(draft: Draft) -> None:
     """The worker was not ready in time."""
-    worker, timing = draft.state.worker, draft.config.worker
+    waited_s = draft.now - draft.state.worker.since
+    _end_overdue(draft, Reason.START_TIMEOUT, f"not ready within {waited_s:.1f} s")
+
+
+def _end_overdue(draft: Draft, reason: Reason, detail: str) -> None:
+    worker = draft.state.worker
     if draft.state.hold is not None:
-        draft.change(worker=replace(worker, deadline=draft.now + timing.heartbeat_interval_s))
-    _end_involuntarily(draft, Reason.START_TIMEOUT, f"not ready within {draft.now - worker.since:.1f} s")
+        again = draft.now + draft.config.worker.heartbeat_interval_s
+        draft.change(worker=replace(worker, deadline=again))
+    _end_involuntarily(draft, reason, detail)
 
 
 def memory_measured(draft: Draft, event: MemoryMeasured) -> None:
@@ -217,7 +251,7 @@ def hold_ended(draft: Draft) -> None:
         and draft.state.worker.stage is Stage.READY
         and draft.state.stopping is None
     ):
-        _end_involuntarily(draft, Reason.TRIGGERED, "the worker asked to be restarted (WATCHDOG=trigger)")
+        _end_involuntarily(draft, Reason.TRIGGERED, _TRIGGERED)
 
 
 def hold_began(draft: Draft) -> None:
@@ -225,30 +259,50 @@ def hold_began(draft: Draft) -> None:
     if not recovery_ladder.call_off(draft):
         return
     worker, timing = draft.state.worker, draft.config.worker
-    deadline = draft.now + timing.heartbeat_timeout_s
-    if worker.stage is Stage.READY and timing.mode is not HeartbeatMode.WATCHDOG:
+    without_beats = worker.stage is Stage.READY and timing.mode is not HeartbeatMode.WATCHDOG
+    if without_beats and not draft.state.vitals.leaving:
         draft.change(worker=replace(worker, deadline=None))
     else:
-        draft.change(worker=replace(worker, deadline=deadline))
+        draft.change(worker=replace(worker, deadline=draft.now + timing.heartbeat_timeout_s))
 
 
 def grant_beats(draft: Draft) -> None:
-    """The nanny or the node was away: every liveness deadline is at least two beats from now."""
-    state = draft.state
-    draft.change(
-        worker=_not_before(state.worker, draft.now + 2 * draft.config.worker.heartbeat_interval_s),
-        link=_not_before(
-            state.link, draft.now + 2 * (draft.config.link or draft.config.worker).heartbeat_interval_s
-        ),
+    """The nanny or the node was away: every liveness deadline is at least two beats from now.
+
+    A worker that stays silent is granted ``starvation_limit_s`` at most: a nanny that is always late still
+    judges.
+    """
+    state, now = draft.state, draft.now
+    link_timing = draft.config.link or draft.config.worker
+    if _is_watched(state.link):
+        link = _not_before(state.link, now + 2 * link_timing.heartbeat_interval_s)
+        draft.change(link=link)
+    if state.stopping is not None or not _is_watched(state.worker):
+        return
+    vitals, suspicion, beats_s = (
+        state.vitals,
+        state.vitals.suspicion,
+        2 * draft.config.worker.heartbeat_interval_s,
     )
-    suspicion = state.vitals.suspicion
-    if suspicion is not None and state.stopping is None:
-        deadline = max(suspicion.deadline, draft.now + 2 * draft.config.worker.heartbeat_interval_s)
-        waiting = replace(suspicion, asked=False, deadline=deadline)
-        draft.change(vitals=replace(state.vitals, suspicion=waiting))
+    if vitals.granted_s >= draft.config.starvation_limit_s:
+        message = f"the nanny itself is late again and again; the worker was given {vitals.granted_s:.1f} s"
+        draft.set_condition(ConditionType.NODE_STARVED, "NannyLate", message)
+        return
+    worker = _not_before(state.worker, now + beats_s)
+    moved_s = (worker.deadline or 0.0) - (state.worker.deadline or 0.0)
+    if suspicion is not None:
+        deadline = max(suspicion.deadline, now + beats_s)
+        moved_s = max(moved_s, deadline - suspicion.deadline)
+        suspicion = replace(suspicion, asked=False, deadline=deadline)
+    granted_s = vitals.granted_s + min(moved_s, beats_s)
+    draft.change(worker=worker, vitals=replace(vitals, suspicion=suspicion, granted_s=granted_s))
+
+
+def _is_watched(one: child.Child) -> bool:
+    return one.stage in {Stage.STARTING, Stage.READY}
 
 
 def _not_before(one: child.Child, deadline: float) -> child.Child:
-    if one.deadline is None or one.stage not in {Stage.STARTING, Stage.READY} or one.deadline >= deadline:
+    if one.deadline is None or one.deadline >= deadline:
         return one
     return replace(one, deadline=deadline)

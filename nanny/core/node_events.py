@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from nanny.core import commands, link_life, liveness, recovery_ladder, worker_life
 from nanny.core.child import Child, Stage
-from nanny.core.config import NUMBERS_PER_BLOCK
-from nanny.core.records import Desired, EpochMinted, NumbersReserved
-from nanny.core.state import ConditionType, Reason
+from nanny.core.records import Desired, EpochMinted, HoldSet
+from nanny.core.state import ConditionType, Reason, Then
 
 if TYPE_CHECKING:
     from nanny.core.draft import Draft
@@ -31,19 +30,18 @@ if TYPE_CHECKING:
 
 
 def started(draft: Draft, event: NannyStarted) -> None:  # noqa: ARG001
-    """The first decision: adopt or spawn, and take up the commands found open."""
+    """The first decision: adopt, spawn or stop as is wanted, and take up the commands found open."""
     worker_life.reserve_numbers(draft)
     if draft.state.link.stage is Stage.ABSENT:
         link_life.spawn(draft)
-    if draft.state.intent.desired is Desired.UP and draft.state.worker.stage is Stage.ABSENT:
+    commands.resume_intent(draft)
+    state = draft.state
+    if state.intent.desired is Desired.UP and state.worker.stage is Stage.ABSENT:
         worker_life.spawn(draft)
-    elif draft.state.intent.desired is Desired.DOWN and draft.state.worker.is_live:
-        recovery_ladder.begin(
-            draft, Reason.STOP_ORDERED, f"{draft.state.intent.actor}: {draft.state.intent.reason}"
-        )
+    elif state.intent.desired is Desired.DOWN and state.worker.is_live and state.stopping is None:
+        recovery_ladder.begin(draft, Reason.STOP_ORDERED, f"{state.intent.actor}: {state.intent.reason}")
     for entry in draft.state.ledger.pending:
-        if draft.state.ledger.find_pending(entry.command.id) is not None:
-            commands.resume(draft, entry)
+        commands.resume(draft, entry)
 
 
 def shutdown_requested(draft: Draft, event: ShutdownRequested) -> None:  # noqa: ARG001
@@ -71,7 +69,9 @@ def resumed(draft: Draft, event: NodeResumed) -> None:
     liveness.grant_beats(draft)
     hold = draft.state.hold
     if hold is not None:
-        draft.change(hold=replace(hold, until=hold.until - event.away_s))
+        hold = replace(hold, until=hold.until - event.away_s)
+        draft.change(hold=hold)
+        draft.record(HoldSet(hold.until, hold.actor, hold.reason))
 
 
 def journal_degraded(draft: Draft, event: JournalDegraded) -> None:
@@ -79,9 +79,11 @@ def journal_degraded(draft: Draft, event: JournalDegraded) -> None:
     draft.change(journal_degraded=True)
     draft.set_condition(ConditionType.JOURNAL_DEGRADED, "NotDurable", event.message)
     state = draft.state
-    if state.worker.stage is not Stage.SPAWNING or state.incarnation is None:
+    if state.worker.stage is not Stage.SPAWNING or state.then is not Then.RESTART:
         return
-    if state.incarnation.epoch != state.spare_epoch and state.incarnation.number > state.reserved_until:
+    incarnation = state.incarnation
+    assert incarnation is not None
+    if incarnation.epoch != state.spare_epoch and incarnation.number > state.reserved_until:
         # Its number was never made durable: another nanny could use it again. It is still parked or unborn.
         worker_life.spawn(draft)
 
@@ -92,9 +94,8 @@ def journal_recovered(draft: Draft, event: JournalRecovered) -> None:
     draft.change(journal_degraded=False, spare_epoch=event.spare_epoch)
     draft.clear_condition(ConditionType.JOURNAL_DEGRADED, "Durable")
     if state.epoch == state.spare_epoch:
-        until = state.next_number - 1 + NUMBERS_PER_BLOCK
-        draft.change(reserved_until=state.next_number - 1, reserving_until=until)
-        draft.record(EpochMinted(state.epoch), NumbersReserved(until))
+        draft.record(EpochMinted(state.epoch))
+        draft.change(reserved_until=state.next_number - 1, reserving_until=state.next_number - 1)
     else:
         draft.change(reserving_until=state.reserved_until)
     worker_life.reserve_numbers(draft)
@@ -102,6 +103,8 @@ def journal_recovered(draft: Draft, event: JournalRecovered) -> None:
 
 def numbers_confirmed(draft: Draft, event: NumbersConfirmed) -> None:
     """The reservation is durable."""
+    if event.epoch != draft.state.epoch:
+        return
     until = min(max(event.until, draft.state.reserved_until), draft.state.reserving_until)
     draft.change(reserved_until=until)
 

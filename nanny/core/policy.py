@@ -10,11 +10,11 @@ of ``step``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from nanny.core import commands, link_life, liveness, node_events, recovery_ladder, worker_life
 from nanny.core import events as e
-from nanny.core.actions import AbandonWorker
+from nanny.core.actions import Signal, SignalLink
 from nanny.core.child import Stage
 from nanny.core.draft import Draft, Step
 from nanny.core.state import NannyState, Phase, Rung
@@ -66,6 +66,7 @@ def evidence_while_stopping(draft: Draft, event: e.EvidenceCollected) -> None:
     if (
         stopping is not None
         and stopping.rung is Rung.EVIDENCE
+        and not event.command_id
         and event.incarnation == draft.state.incarnation
     ):
         recovery_ladder.advance(draft)
@@ -83,7 +84,8 @@ TABLE: Final[dict[type[e.Event], dict[Phase, Cell]]] = {
     e.ShutdownRequested: _always(node_events.shutdown_requested),
     e.WorkerParked: _row(
         ({Phase.STARTING}, worker_life.parked),
-        (set(Phase) - {Phase.STARTING}, "no birth is awaited; a late child is abandoned at the head"),
+        (_NO_WORKER, worker_life.abandon),
+        (_READY | {Phase.STOPPING}, "it is born already"),
     ),
     e.SpawnFailed: _row(
         ({Phase.STARTING}, exec_failed),
@@ -132,6 +134,9 @@ TABLE: Final[dict[type[e.Event], dict[Phase, Cell]]] = {
 """Event type -> phase -> decision, or why it is ignored. Total over both."""
 
 
+_OF_ONE_LIFE: Final = frozenset(get_args(e.WorkerEvent) + get_args(e.LinkEvent))
+
+
 def step(state: NannyState, event: e.Event, now: float, config: PolicyConfig) -> Step:
     """Decide what an event means: the new state, what must be durable first, and what to do then.
 
@@ -142,7 +147,7 @@ def step(state: NannyState, event: e.Event, now: float, config: PolicyConfig) ->
         config: the numbers in force.
     """
     draft = Draft(state, now, config)
-    if _is_stale(draft, event):
+    if type(event) in _OF_ONE_LIFE and _is_stale(draft, event):
         return draft.finish()
     cell = TABLE[type(event)][state.phase]
     if not isinstance(cell, str):
@@ -154,16 +159,19 @@ def _is_stale(draft: Draft, event: e.Event) -> bool:
     """The one place where lives that are over are told from the one that is."""
     state = draft.state
     if isinstance(event, e.LinkEvent):
-        return event.number != state.link_number or not state.link.is_live
-    if not isinstance(event, e.WorkerEvent) or event.incarnation == state.incarnation:
-        if isinstance(event, e.WorkerExited) and event.incarnation in state.fenced:
-            worker_life.fenced_exited(draft, event)
-            return True
+        if event.number == state.link_number and state.link.is_live:
+            return False
+        if isinstance(event, e.LinkSpawned):
+            draft.act(SignalLink(event.number, Signal.KILL))
+        return True
+    assert isinstance(event, e.WorkerEvent)
+    if isinstance(event, e.WorkerExited) and event.incarnation in state.fenced:
+        worker_life.fenced_exited(draft, event)
+        return True
+    if event.incarnation == state.incarnation:
         return False
     if isinstance(event, e.WorkerParked):
-        draft.act(AbandonWorker(event.incarnation))
-    elif isinstance(event, e.WorkerExited) and event.incarnation in state.fenced:
-        worker_life.fenced_exited(draft, event)
+        worker_life.abandon(draft, event)
     return True
 
 
@@ -204,7 +212,7 @@ def _worker_unborn(draft: Draft) -> None:
 _WORKER_OVERDUE: Final[dict[Stage, Callable[[Draft], None]]] = {
     Stage.SPAWNING: _worker_unborn,
     Stage.STARTING: liveness.start_overdue,
-    Stage.READY: liveness.fell_silent,
+    Stage.READY: liveness.ready_overdue,
     Stage.BACKOFF: worker_life.retry,
 }
 

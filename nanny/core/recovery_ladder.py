@@ -23,6 +23,7 @@ RUNGS: Final[dict[Reason, tuple[Rung, ...]]] = {
     Reason.STALLED: (Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
     Reason.TRIGGERED: (Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
     Reason.START_TIMEOUT: (Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
+    Reason.EXIT_OVERDUE: (Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
     # A silent worker may be stopped (state T), where SIGABRT only stays pending.
     Reason.LOST: (Rung.EVIDENCE, Rung.KILL),
     Reason.MEMORY_LIMIT: (Rung.EVIDENCE, Rung.TERMINATE, Rung.ABORT, Rung.KILL),

@@ -32,7 +32,7 @@ def settle_ready(draft: Draft) -> None:
     """A worker is ready: every restart aimed at an earlier life, and every start, is done."""
     incarnation = draft.state.incarnation
     for entry in draft.state.ledger.of_kind(CommandKind.RESTART):
-        if entry.target != incarnation:
+        if entry.command.target != incarnation:
             settle(draft, entry.command, Outcome.DONE, f"{incarnation} is ready")
     for entry in draft.state.ledger.of_kind(CommandKind.START):
         settle(draft, entry.command, Outcome.DONE, f"{incarnation} is ready")
@@ -44,7 +44,7 @@ def settle_failed_start(draft: Draft, why: str) -> None:
     detail = f"{ended} did not become ready ({why}); the nanny goes on trying"
     for kind in (CommandKind.RESTART, CommandKind.START):
         for entry in draft.state.ledger.of_kind(kind):
-            if entry.target != ended or kind is CommandKind.START:
+            if entry.command.target != ended or kind is CommandKind.START:
                 settle(draft, entry.command, Outcome.FAILED, detail)
 
 

@@ -65,7 +65,7 @@ def recover(
     epochs: tuple[str, str],
     config: PolicyConfig,
 ) -> Recovered:
-    """Fold the journal into a state, and adopt what lives.
+    """Fold the journal into a state, and adopt what lives. A record that stands there twice counts once.
 
     Args:
         records: each with the monotonic instant at which it was made; None in another boot.
@@ -74,19 +74,23 @@ def recover(
         epochs: two fresh epochs: for a journal that has none, and the spare.
         config: the numbers in force.
     """
-    fresh, spare = epochs
+    fresh, spare = sorted(epochs)
     state = NannyState(epoch=fresh, spare_epoch=spare)
     latest: Incarnation | None = None
     open_lives: dict[Incarnation, None] = {}
+    minted: set[str] = set()
+    begun = [one.incarnation for one in living]
     failures = 0
     for record, at in records:
         match record:
             case EpochMinted(epoch):
+                minted.add(epoch)
                 state = replace(state, epoch=epoch, reserved_until=0)
             case NumbersReserved(until):
                 state = replace(state, reserved_until=max(until, state.reserved_until))
             case IncarnationStarted(incarnation, _, _):
                 latest = incarnation
+                begun.append(incarnation)
                 open_lives[incarnation] = None
             case IncarnationEnded(incarnation, _, _, count):
                 open_lives.pop(incarnation, None)
@@ -103,10 +107,11 @@ def recover(
                 )
                 state = replace(state, hold=hold)
             case CommandAccepted(command):
-                entry = Pending(command, command.target or latest)
-                state = replace(state, ledger=state.ledger.with_pending(entry))
-            case CommandFinished():
-                state = replace(state, ledger=state.ledger.with_finished(_finished(record)))
+                if not state.ledger.knows(command.id):
+                    state = replace(state, ledger=state.ledger.with_pending(Pending(command)))
+            case CommandFinished(command_id):
+                if state.ledger.find_finished(command_id) is None:
+                    state = replace(state, ledger=state.ledger.with_finished(_finished(record)))
             case OutcomeDelivered(command_id):
                 state = replace(state, ledger=state.ledger.with_acknowledged(command_id))
             case (
@@ -121,12 +126,17 @@ def recover(
                 assert_never(never)
     alive = {one.incarnation for one in living}
     dead = tuple(one for one in open_lives if one not in alive)
-    numbers = [one.incarnation.number for one in living if one.incarnation.epoch == state.epoch]
+    if any(one.epoch != state.epoch and one.epoch not in minted for one in begun):
+        # Begun without a journal: lives to come must not be taken for earlier ones than these.
+        state = replace(state, epoch=fresh, reserved_until=0)
+    used = max((one.number for one in begun if one.epoch == state.epoch), default=0)
+    # What is left of the last block is skipped: a number that may have been used is never used again.
+    used = max(used, state.reserved_until)
     state = replace(
         state,
-        # What is left of the last block is skipped: a number that may have been used is never used again.
-        next_number=max([state.reserved_until, *numbers]) + 1,
-        reserving_until=state.reserved_until,
+        next_number=used + 1,
+        reserved_until=used,
+        reserving_until=used,
         incarnation=latest,
         worker=Child(since=now, failures=failures),
     )
@@ -163,7 +173,8 @@ def _adopt(state: NannyState, living: tuple[Living, ...], now: float, config: Po
 
 def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[Record]:
     """The records from which ``recover`` would make this state again."""
-    records: list[Record] = [EpochMinted(state.epoch), NumbersReserved(state.reserving_until)]
+    used = max(state.reserving_until, state.next_number - 1)
+    records: list[Record] = [EpochMinted(state.epoch), NumbersReserved(used)]
     intent = state.intent
     if intent != Intent():
         records.append(DesiredSet(intent.desired, intent.actor, intent.reason))
@@ -171,20 +182,27 @@ def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[R
         records.append(DrainSet(draining=True, actor="journal", reason="compacted"))
     if state.hold is not None:
         records.append(HoldSet(state.hold.until, state.hold.actor, state.hold.reason))
-    if state.incarnation is not None and not any(one.incarnation == state.incarnation for one in living):
-        records.append(IncarnationStarted(state.incarnation, 0, 0))
-        records.append(IncarnationEnded(state.incarnation, "compacted", "", state.worker.failures))
-    elif state.incarnation is not None and state.worker.failures:
-        records.append(IncarnationEnded(state.incarnation, "compacted", "", state.worker.failures))
-    for started in living:
-        records.append(started)
-        if started.incarnation in state.fenced:
-            records.append(IncarnationFenced(started.incarnation, "compacted"))
-        elif started.incarnation == state.incarnation and state.worker.stage is Stage.READY:
-            records.append(IncarnationReady(started.incarnation, 0.0))
+    records += _lives(state, living)
     for one in state.ledger.finished:
         kind, outcome, detail, local = one.kind, one.outcome, one.detail, one.acknowledged
         records += [CommandFinished(one.command_id, kind, outcome, detail, one.incarnation, local=local)]
     for entry in state.ledger.pending:
-        records += [CommandAccepted(replace(entry.command, target=entry.target))]
+        records += [CommandAccepted(entry.command)]
+    return records
+
+
+def _lives(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[Record]:
+    """The life that owns the node stands last; an end before it carries the count of failures."""
+    current = state.incarnation
+    if current is None:
+        return []
+    records: list[Record] = [IncarnationEnded(current, "compacted", "", state.worker.failures)]
+    for started in sorted(living, key=lambda one: one.incarnation == current):
+        records.append(started)
+        if started.incarnation in state.fenced:
+            records.append(IncarnationFenced(started.incarnation, "compacted"))
+        elif started.incarnation == current and state.worker.stage is Stage.READY:
+            records.append(IncarnationReady(current, 0.0))
+    if all(one.incarnation != current for one in living):
+        records += [IncarnationStarted(current, 0, 0), records[0]]
     return records

@@ -75,12 +75,14 @@ def reserve_numbers(draft: Draft) -> None:
     if until == NUMBERS_PER_BLOCK:
         draft.record(EpochMinted(state.epoch))
     draft.record(NumbersReserved(until))
-    draft.act(ConfirmNumbers(until))
+    draft.act(ConfirmNumbers(state.epoch, until))
 
 
 def parked(draft: Draft, event: WorkerParked) -> None:
     """Born parked: recorded, then released; abandoned when it is no longer wanted."""
     state, now = draft.state, draft.now
+    if state.worker.stage is not Stage.SPAWNING:
+        return
     unwanted = _unwanted(draft)
     draft.change(worker=child.born(state.worker, event.pid, now, draft.config.worker))
     if unwanted is not None:
@@ -101,9 +103,14 @@ def _unwanted(draft: Draft) -> Reason | None:
         return Reason.SHUTDOWN
     if state.intent.desired is Desired.DOWN:
         return Reason.STOP_ORDERED
-    if any(entry.target == state.incarnation for entry in state.ledger.of_kind(CommandKind.RESTART)):
-        return Reason.RESTART_ORDERED
-    return None
+    return Reason.RESTART_ORDERED if _is_restart_ordered(draft) else None
+
+
+def _is_restart_ordered(draft: Draft) -> bool:
+    """Whether a command waits for a successor of the present life; it overrides one backoff."""
+    incarnation = draft.state.incarnation
+    restarts = draft.state.ledger.of_kind(CommandKind.RESTART)
+    return any(entry.command.target == incarnation for entry in restarts)
 
 
 def became_ready(draft: Draft) -> None:
@@ -120,16 +127,18 @@ def _announce_ready(draft: Draft, after_s: float) -> None:
     settle_ready(draft)
 
 
+def abandon(draft: Draft, event: WorkerParked) -> None:
+    """Born too late, its birth was given up: it ends at the gate."""
+    draft.act(AbandonWorker(event.incarnation))
+
+
 def spawn_failed(draft: Draft, event: SpawnFailed) -> None:
     """No child could be made: a failure, tried again after the backoff."""
-    settle_failed_start(draft, event.message)
     _ended(draft, Reason.SPAWN_FAILED, event.message, failed=True)
 
 
 def exited(draft: Draft, event: WorkerExited) -> None:
     """An exit of any kind: a failure, evidence that survives is kept, the next life follows."""
-    if draft.state.worker.stage is Stage.STARTING:
-        settle_failed_start(draft, event.status)
     draft.act(CollectEvidence(event.incarnation, Reason.EXITED, post_mortem=True))
     _ended(draft, Reason.EXITED, event.status, failed=True)
 
@@ -138,10 +147,7 @@ def stopped(draft: Draft, event: WorkerExited) -> None:
     """The end that the ladder was after: next life, down, or exit of the nanny."""
     stopping = draft.state.stopping
     assert stopping is not None
-    failed = stopping.reason not in ORDERED
-    if failed and draft.state.worker.stage is Stage.STARTING:
-        settle_failed_start(draft, stopping.reason)
-    _ended(draft, stopping.reason, event.status, failed=failed)
+    _ended(draft, stopping.reason, event.status, failed=stopping.reason not in ORDERED)
 
 
 def fence(draft: Draft) -> None:
@@ -158,8 +164,7 @@ def fence(draft: Draft) -> None:
         f"{incarnation} does not die of SIGKILL (uninterruptible sleep); a reboot of the node is recommended",
     )
     settle_down(draft, Outcome.FAILED, f"{incarnation} does not die of SIGKILL; it is fenced")
-    failed = stopping.reason not in ORDERED
-    _ended(draft, stopping.reason, "fenced", failed=failed, dead=False)
+    _ended(draft, stopping.reason, "fenced", failed=stopping.reason not in ORDERED, dead=False)
 
 
 def fenced_exited(draft: Draft, event: WorkerExited) -> None:
@@ -173,29 +178,32 @@ def fenced_exited(draft: Draft, event: WorkerExited) -> None:
 def _ended(draft: Draft, reason: Reason, detail: str, *, failed: bool, dead: bool = True) -> None:
     """The current life is over; what follows is decided by the intent alone."""
     state, now, timing = draft.state, draft.now, draft.config.worker
-    incarnation = state.incarnation
+    incarnation, stopping = state.incarnation, state.stopping
     assert incarnation is not None
-    wanted = state.then is Then.RESTART
     if failed:
         after = child.failed(state.worker, now, timing, f"{draft.config.node_id}/{incarnation}")
     else:
         after = child.gone(state.worker, now, timing)
-    failures = after.failures
-    if not wanted:
-        after = child.Child(since=now, failures=failures)
+    if state.then is not Then.RESTART:
+        # A stop by order forgives; the end of the nanny does not.
+        forgiven = state.then is Then.DOWN
+        after = child.Child(since=now, failures=0 if forgiven else after.failures)
     if dead:
-        draft.record(IncarnationEnded(incarnation, reason, detail, failures))
-    stopping = state.stopping
-    why = stopping.detail if stopping is not None else detail
+        draft.record(IncarnationEnded(incarnation, reason, detail, after.failures))
+    if failed and state.worker.stage is not Stage.READY:
+        settle_failed_start(draft, detail if stopping is None else stopping.reason)
     draft.change(worker=after, stopping=None, vitals=Vitals())
     _note_crash_loop(draft)
-    if wanted:
-        draft.change(last_restart=LastRestart(reason, why, now, incarnation))
-        if after.deadline is None or after.deadline <= now:
-            spawn(draft)
-    elif not state.is_shutting_down:
-        settle_down(draft, Outcome.DONE, "no worker lives")
-    finish_shutdown(draft)
+    match state.then:
+        case Then.RESTART:
+            why = detail if stopping is None else stopping.detail
+            draft.change(last_restart=LastRestart(reason, why, now, incarnation))
+            if after.deadline is None or after.deadline <= now or _is_restart_ordered(draft):
+                spawn(draft)
+        case Then.DOWN:
+            settle_down(draft, Outcome.DONE, "no worker lives")
+        case Then.EXIT:
+            finish_shutdown(draft)
 
 
 def _note_crash_loop(draft: Draft) -> None:
