@@ -22,12 +22,71 @@ BOUND_KIB = 18 * 1024
 """Holds on both interpreters below; the target is 15 MiB, and what is measured is printed."""
 
 ALLOWED = frozenset(
-    "__future__ __main__ abc array builtins codecs collections collections.abc contextlib copy copyreg dataclasses "
-    "encodings encodings.aliases encodings.ascii encodings.utf_8 enum errno fcntl functools genericpath "
-    "importlib importlib._bootstrap importlib._bootstrap_external inspect io itertools json json.decoder "
-    "json.encoder json.scanner keyword marshal math operator os os.path posix posixpath re re._casefix "
-    "re._compiler re._constants re._parser reprlib resource select selectors signal socket stat struct sys time "
-    "traceback types typing typing.io typing.re warnings weakref zipimport zlib".split()  # noqa: SIM905  # a word each
+    (
+        "__future__",
+        "__main__",
+        "abc",
+        "array",
+        "builtins",
+        "codecs",
+        "collections",
+        "collections.abc",
+        "contextlib",
+        "copy",
+        "copyreg",
+        "dataclasses",
+        "encodings",
+        "encodings.aliases",
+        "encodings.ascii",
+        "encodings.utf_8",
+        "enum",
+        "errno",
+        "fcntl",
+        "functools",
+        "genericpath",
+        "importlib",
+        "importlib._bootstrap",
+        "importlib._bootstrap_external",
+        "inspect",
+        "io",
+        "itertools",
+        "json",
+        "json.decoder",
+        "json.encoder",
+        "json.scanner",
+        "keyword",
+        "marshal",
+        "math",
+        "operator",
+        "os",
+        "os.path",
+        "posix",
+        "posixpath",
+        "re",
+        "re._casefix",
+        "re._compiler",
+        "re._constants",
+        "re._parser",
+        "reprlib",
+        "resource",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "stat",
+        "struct",
+        "sys",
+        "time",
+        "traceback",
+        "types",
+        "typing",
+        "typing.io",
+        "typing.re",
+        "warnings",
+        "weakref",
+        "zipimport",
+        "zlib",
+    )
 )
 """Of the standard library, names of C accelerators (a leading underscore) aside. ``inspect`` is a stand-in."""
 

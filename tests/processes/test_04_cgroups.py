@@ -92,8 +92,10 @@ def test_two_nannies_in_one_cgroup_never_touch_each_others_workers(node: RealNan
     """Several nodes on one machine, as in the demo: same node name, same numbers."""
     with real_node() as other:
         node.start()
+        ours = node.wait_for_phase("running")
         other.start()
-        ours, theirs = node.wait_for_phase("running"), other.wait_for_phase("running")
+        theirs = other.wait_for_phase("running")
+        assert node.wait_for_phase("running")["worker"]["pid"] == ours["worker"]["pid"]
         os.kill(ours["worker"]["pid"], signal.SIGKILL)
         node.wait_for_next(ours)
         node.stop()

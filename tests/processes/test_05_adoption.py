@@ -107,6 +107,16 @@ def test_an_upgrade_in_place_keeps_pid_worker_port_and_lock(node: RealNanny) -> 
     assert after["last_restart"]["detail"] == "SIGKILL"
 
 
+def test_an_upgrade_in_place_keeps_the_port_without_a_worker_too(node: RealNanny) -> None:
+    node.start(BEATS, "--port=0")
+    before = node.wait_for_phase("running")
+    node.order("stop")
+    node.wait_for_phase("down")
+    node.ask("reexec")
+    after = node.wait_for(lambda status: status["nanny"]["reexecuted"] == 1, "the new image")
+    assert (after["phase"], after["healthz"]) == ("down", before["healthz"])
+
+
 def test_a_worker_that_dies_in_the_gap_of_an_upgrade_is_followed(node: RealNanny) -> None:
     node.start(BEATS, "--fault-point=recovering:STOP", wait=False)
     wait_until(lambda: stopped(node), 10, "the first image to stand still")

@@ -54,6 +54,33 @@ def test_the_stack_of_a_worker_that_holds_the_gil_is_saved_before_it_is_ended(
     wait_until(lambda: "the_guilty_one" in saved(node), 10, "the stack in the bundle")
 
 
+CRASHES = (
+    PRELUDE
+    + """
+import faulthandler, resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+faulthandler.enable(file=int(os.environ["NANNY_STACKS_FD"]))
+signal.signal(signal.SIGUSR1, lambda *_: its_last_function())
+def its_last_function():
+    faulthandler._sigsegv()
+beat_for_ever()
+"""
+)
+
+
+@pytest.mark.parametrize("nanny", ["that started it", "that adopted it"])
+def test_what_a_crashing_worker_left_in_its_memfd_is_saved(node: RealNanny, nanny: str) -> None:
+    node.start(CRASHES)
+    before = node.wait_for_phase("running")
+    if nanny == "that adopted it":
+        node.kill()
+        node.start(CRASHES)
+        assert node.wait_for_phase("running")["incarnation"] == before["incarnation"]
+    os.kill(before["worker"]["pid"], signal.SIGUSR1)
+    node.wait_for_next(before)
+    wait_until(lambda: "its_last_function" in saved(node), 10, "the stack in the bundle")
+
+
 def test_a_worker_without_a_handler_gets_no_stack_signal(node: RealNanny) -> None:
     """It would kill it. Ordered evidence of a healthy foreign program leaves it alone."""
     node.start()

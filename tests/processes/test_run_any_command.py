@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.notify_listener import notify_listener
 from tests.support.processes import wait_until
 from tests.support.real_nanny import PRELUDE, RealNanny, real_node
 
@@ -15,7 +16,9 @@ ANYONES_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 
 
 def test_a_program_that_says_nothing_is_running_as_soon_as_it_is_born(node: RealNanny) -> None:
-    node.start(("sleep", "600"), "--heartbeat=none")
+    with notify_listener() as systemd:
+        ours = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "60000000"}
+        node.start(("sleep", "600"), "--heartbeat=none", environ=ours)
     status = node.wait_for_phase("running")
     wait_until(lambda: node.workers("sleep 600") == [status["worker"]["pid"]], 10, "its exec")
     environ = Path(f"/proc/{status['worker']['pid']}/environ").read_bytes()
