@@ -41,6 +41,13 @@ del sys.argv[1]
 from agent.cli import main
 sys.exit(main())
 """
+_HAS_NO_UVLOOP = """
+import sys
+sys.modules["uvloop"] = None
+del sys.argv[1]
+from agent.cli import main
+sys.exit(main())
+"""
 
 
 def nanny_environ(supervisor: NotifyListener) -> dict[str, str]:
@@ -321,6 +328,14 @@ def test_it_needs_neither_supervisor_nor_port() -> None:
     with running_agent(port=None) as agent:
         assert agent.logged("the agent runs")["health"] is None
         agent.process.send_signal(signal.SIGINT)
+
+        assert agent.process.wait_for_exit(20.0) == 0
+
+
+def test_without_uvloop_it_runs_on_asyncio() -> None:
+    with running_agent(program=_HAS_NO_UVLOOP) as agent:
+        agent.answers("/readyz", 200)
+        agent.process.send_signal(signal.SIGTERM)
 
         assert agent.process.wait_for_exit(20.0) == 0
 
