@@ -21,3 +21,10 @@ def leaves_nothing_behind() -> Iterator[None]:
         wait_until(lambda: not belongings().minus(before), 2.0, "the test's leftovers to go")
     left = belongings().minus(before)
     assert not left, f"the test left behind: {left}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite."""
+    parser.addoption(
+        "--rewrite-scenarios", action="store_true", help="renew the reactions in tests/scenarios"
+    )
