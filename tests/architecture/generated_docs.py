@@ -1,0 +1,100 @@
+"""What in the documents is made from the code: ``python -m tests.architecture.generated_docs`` writes it anew.
+
+Each part stands between ``<!-- generated: NAME -->`` and ``<!-- end generated -->``; a test fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.config import AgentConfig
+from nanny.common.settings_reference import reference_markdown
+from nanny.config import NannyConfig
+from nanny.core.policy import TABLE, Cell
+from nanny.core.recovery_ladder import RUNGS
+from nanny.core.state import Phase
+from nanny.link.config import LinkConfig
+from server_stub.config import ServerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+_PART = re.compile(
+    r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end generated -->)", re.DOTALL
+)
+
+
+def phases_and_events() -> str:
+    """The table behind ``step``: a row an event, its phases grouped by what is decided."""
+    lines = ["| event | in phase | decision |", "|---|---|---|"]
+    for event, row in TABLE.items():
+        for position, (cell, phases) in enumerate(_grouped(row)):
+            name = f"`{event.__name__}`" if position == 0 else ""
+            where = "every" if len(phases) == len(Phase) else ", ".join(phases)
+            lines.append(f"| {name} | {where} | {_said(cell)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _grouped(row: dict[Phase, Cell]) -> list[tuple[Cell, list[Phase]]]:
+    groups: list[tuple[Cell, list[Phase]]] = []
+    for phase in Phase:
+        for cell, phases in groups:
+            if cell == row[phase]:
+                phases.append(phase)
+                break
+        else:
+            groups.append((row[phase], [phase]))
+    return groups
+
+
+def _said(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return f"*ignored: {cell}*"
+    first = (cell.__doc__ or "").strip().splitlines()[0]
+    return first.rstrip(".")
+
+
+def ladder() -> str:
+    """The rungs by verdict."""
+    lines = ["| reason | rungs |", "|---|---|"]
+    lines += [f"| {reason} | {' → '.join(rungs)} → fence |" for reason, rungs in RUNGS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def configuration() -> str:
+    """Every setting of every program."""
+    programs = (
+        ("nanny (`[nanny]`)", NannyConfig, "NANNY"),
+        ("link (`[link]`)", LinkConfig, "LINK"),
+        ("node-agent (`[agent]`)", AgentConfig, "AGENT"),
+        ("server-stub (`[server]`)", ServerConfig, "SERVER"),
+    )
+    return "\n".join(f"## {name}\n\n{reference_markdown(cls, prefix)}" for name, cls, prefix in programs)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "phases-events": phases_and_events,
+    "ladder": ladder,
+    "configuration": configuration,
+}
+DOCUMENTS = (ROOT / "ARCHITECTURE.md", ROOT / "docs" / "configuration.md")
+
+
+def renewed(text: str) -> str:
+    """The document with its generated parts as the code has them now."""
+    return _PART.sub(lambda found: f"{found[1]}{PARTS[found['name']]()}{found[4]}", text)
+
+
+def main() -> int:
+    """Write every generated part anew."""
+    for document in DOCUMENTS:
+        document.write_text(renewed(document.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
