@@ -17,7 +17,7 @@ from zlib import crc32
 from nanny import adoption, facts, fault_point, fork_gate, launch, state_claim, view
 from nanny.common.identifiers import uuid7
 from nanny.common.log_lines import LogLines, is_journal
-from nanny.control import Client, ControlSocket, RequestError, Role
+from nanny.control import Client, ControlSocket, RequestError
 from nanny.control_requests import ALL, OPERATING, ControlRequests
 from nanny.core import events as e
 from nanny.core import startup
@@ -48,11 +48,12 @@ from nanny.linux.clocks import SystemClock
 from nanny.linux.inherited_sockets import take_inherited
 from nanny.linux.signals import SignalDoor
 from nanny.linux.systemd_notify import SystemdNotifier, watchdog_interval_s
-from nanny.log_writer import LogFiles, LogPipe, Source
+from nanny.log_outlet import LogOutlet
 from nanny.metrics import Counters
 from nanny.policy_settings import policy
 from nanny.reaper import Reaper
 from nanny.reload import Reloader
+from nanny.roles import Roles, group_id
 from nanny.supervisor import Supervisor
 from nanny.worker_output import WorkerOutput
 from nanny.worker_process import Life, WorkerProcess
@@ -62,16 +63,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from nanny.config import NannyConfig
     from nanny.core.records import Record
     from nanny.core.state import NannyState
     from nanny.evidence.desk import Saved
     from nanny.launch import Launch
-    from nanny.linux.peer_credentials import Credentials
 
 LATE_AFTER_S: Final = 1.0
-_FLUSH_INTERVAL_S: Final = 10.0
-_LOG_WRITER_PAUSE_S: Final = 1.0
 _REEXEC_PAUSE_S: Final = 60.0
 _STOPPED_EXIT: Final = 0
 _ALREADY_RUNNING_EXIT: Final = 75
@@ -107,7 +104,6 @@ class Nanny:
         self._reexec_not_before = 0.0
         self._shutdown_wanted = False
         self._reap_at: float | None = None
-        self._log_writer_at: float | None = None
         self._cgroup: cgroup.SubCgroup | None = None
         with suppress(HostError):
             subreaper.set_process_name("nanny")
@@ -121,10 +117,9 @@ class Nanny:
         self._signals = SignalDoor()
         self._signals.watch({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._log_pipe = LogPipe(fork_gate.fork_helper, _log_files(config))
-        self._start_log_writer()
+        self._outlet = LogOutlet(config)
         self._log = LogLines(
-            lambda line: self._log_pipe.write(Source.NANNY, [line.rstrip(b"\n")]),
+            self._outlet.nanny_line,
             "nanny",
             lambda: self._clock.read().wall_s,
             priorities=is_journal(2, os.environ.get("JOURNAL_STREAM")),
@@ -137,10 +132,7 @@ class Nanny:
         self._loop.watch(self._signals.fileno(), self._on_signals)
         # Waiting since before the execution of this image, perhaps.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, launch.WAITING_SIGNALS)
-        self._loop.watch(self._log_pipe.fileno(), self._on_log_writer)
-        self._loop.add_source(
-            DeadlineSource(lambda: self._log_writer_at, lambda _now: self._new_log_writer())
-        )
+        self._outlet.attend(self._loop)
         self._loop.add_source(DeadlineSource(lambda: self._reap_at, lambda _now: self._reap()))
         if self._claim is not None:
             claimed = self._claim
@@ -249,8 +241,8 @@ class Nanny:
             os.path.join(config.runtime_dir, "control.sock"),
             loop,
             log,
-            self._role_of,
-            _group_id(config.sockets_group),
+            Roles(config, lambda: self.link.pid).of,
+            group_id(config.sockets_group),
         )
         ControlRequests(self._control, supervisor, self.status)
         self._control.serve("logs", OPERATING, self._serve_logs)
@@ -282,8 +274,6 @@ class Nanny:
             supervisor.tell(e.HealthSocketLost(no_socket))
         if self._shutdown_wanted:
             supervisor.tell(e.ShutdownRequested())
-        self._flush_at = loop.now
-        loop.add_source(DeadlineSource(lambda: self._flush_at, self._flush_drops))
         if self._watchdog_s is not None:
             self._pet_at = loop.now
             loop.add_source(DeadlineSource(lambda: self._pet_at, self._pet))
@@ -332,7 +322,7 @@ class Nanny:
         except HostError as error:
             self._log.error("no output of the worker", why=str(error))
             return None
-        output = WorkerOutput(opened.read_fd, self._write_output)
+        output = WorkerOutput(opened.read_fd, self._outlet.worker_lines)
         self.workers.output_fd = opened.write_fd
         self.link.output_fd = opened.write_fd
         self._loop.watch(opened.read_fd, self._on_output)
@@ -341,11 +331,6 @@ class Nanny:
     def _on_output(self) -> None:
         if self._output is not None:
             self._output.on_readable()
-
-    def _write_output(self, lines: list[bytes]) -> int:
-        before = self._log_pipe.dropped_total
-        self._log_pipe.write(Source.WORKER, lines)
-        return len(lines) - (self._log_pipe.dropped_total - before)
 
     def _record_deaths(self, recovered: startup.Recovered) -> None:
         failures = recovered.state.worker.failures
@@ -390,7 +375,7 @@ class Nanny:
             self._durability.close,
             self._remove_cgroup,
             lambda: os.unlink(self._facts_path()),
-            self._log_pipe.close,
+            self._outlet.close,
         ):
             # What can't be tidied up is the next nanny's; an ordered end is no crash.
             with suppress(NannyError, OSError):
@@ -421,25 +406,6 @@ class Nanny:
         if not self._reaper.reap():
             self._reap_at = None
 
-    def _on_log_writer(self) -> None:
-        fd = self._log_pipe.fileno()
-        self._log_pipe.on_readable()
-        if self._log_pipe.fileno() != fd:
-            self._loop.unwatch(fd)
-        if self._log_pipe.fileno() < 0:
-            self._log_writer_at = self._loop.now + _LOG_WRITER_PAUSE_S
-
-    def _new_log_writer(self) -> None:
-        self._log_writer_at = self._loop.now + _LOG_WRITER_PAUSE_S
-        self._start_log_writer()
-        self._loop.watch(self._log_pipe.fileno(), self._on_log_writer)
-        self._log_writer_at = None
-
-    def _start_log_writer(self) -> None:
-        self._log_pipe.start()
-        # The pipe keeps a duplicate.
-        os.close(self._log_pipe.writer.pidfd)
-
     def _callback_failed(self, what: str, error: Exception) -> None:
         import traceback  # noqa: PLC0415  # a bug is rare, the module is not small
 
@@ -453,11 +419,6 @@ class Nanny:
     def _was_away(self, away_s: float) -> None:
         if self._supervisor is not None:
             self._supervisor.was_away(away_s)
-
-    def _flush_drops(self, now: float) -> None:
-        """Say how many log lines were lost, once they can be said."""
-        self._log_pipe.flush_drops()
-        self._flush_at = now + _FLUSH_INTERVAL_S
 
     def _pet(self, now: float) -> None:
         assert self._watchdog_s is not None
@@ -512,7 +473,7 @@ class Nanny:
                 if self.health.responder is None
                 else self.health.responder.answered_total,
                 "control_refused_total": self._control.refused_total,
-                "log_lines_dropped_total": self._log_pipe.dropped_total,
+                "log_lines_dropped_total": self._outlet.dropped_total,
                 "journal_bytes": self._durability.file_bytes,
             },
         }
@@ -567,18 +528,6 @@ class Nanny:
             self._reexec_wanted = True
 
         self._reloader.read(read)
-
-    def _role_of(self, peer: Credentials) -> Role | None:
-        if peer.pid != 0 and peer.pid == self.link.pid:
-            return Role.LINK
-        name_of_link = self._config.link_user
-        if name_of_link is not None and peer.uid == _uid(name_of_link):
-            return Role.LINK
-        if peer.uid in {0, os.geteuid()} or peer.uid in {_uid(name) for name in self._config.control_users}:
-            return Role.OPERATOR
-        if peer.uid in {_uid(name) for name in self._config.control_observers}:
-            return Role.OBSERVER
-        return None
 
     # What survives
 
@@ -638,27 +587,3 @@ class Nanny:
                     os.set_inheritable(fd, False)
             for fd in listeners.get(LISTENER_NAME, []):
                 os.close(fd)
-
-
-def _log_files(config: NannyConfig) -> LogFiles | None:
-    return None if config.log_dir is None else LogFiles(config.log_dir, config.log_max_bytes)
-
-
-def _uid(name: str) -> int | None:
-    import pwd  # noqa: PLC0415  # only where users are configured
-
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
-
-
-def _group_id(name: str | None) -> int | None:
-    if name is None:
-        return None
-    import grp  # noqa: PLC0415  # only where a group is configured
-
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise HostError(f"group {name!r}", 0, "/etc/group", "the control socket has no such group") from None

@@ -19,6 +19,7 @@ from nanny.core import events as e
 from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
 from nanny.heartbeats import NotifySocket
+from nanny.left_behind import LeftBehind, names_in
 from nanny.linux import memfd, pidfd, procfs
 from nanny.linux.cgroup import SubCgroup
 from nanny.reaper import UNKNOWN, ExitStatus
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _MEMORY_INTERVAL_S: Final = 5.0
-_SWEEP_FIRST_S: Final = 0.1
-_RESIDUE_AFTER_S: Final = 2.0
-"""What SIGKILL has not ended by then counts as residue."""
 _ENDED_KEPT: Final = 3
 _BEATS_KEPT: Final = 30
 
@@ -91,14 +89,6 @@ class Life:
         return known[-1].baseline if known else examination.UNKNOWN_BASELINE
 
 
-@dataclass(slots=True)
-class _Swept:
-    """The cgroup of a dead worker, until it is empty and removed."""
-
-    cgroup: SubCgroup
-    since: float
-
-
 class WorkerProcess:
     """Every incarnation that has a process; at most one of them is not fenced.
 
@@ -132,12 +122,8 @@ class WorkerProcess:
         self.on_gone: Callable[[], None] = lambda: None
         self._refused_before = 0
         self._memory_at = 0.0
-        self._swept: list[_Swept] = []
-        self._sweep_at = 0.0
-        self._sweep_s = _SWEEP_FIRST_S
-        self._residue = 0
+        self._left_behind = LeftBehind(supervisor, loop)
         loop.add_source(DeadlineSource(self._next_memory_deadline, self._measure_memory))
-        loop.add_source(DeadlineSource(lambda: self._sweep_at if self._swept else None, self._sweep))
 
     # Actions
 
@@ -158,7 +144,7 @@ class WorkerProcess:
             if notify is not None:
                 notify.close()
             if cgroup is not None:
-                self._sweep_up(cgroup)
+                self._left_behind.sweep_up(cgroup)
             self._supervisor.tell(e.SpawnFailed(incarnation, str(error)))
             return
         life = Life(
@@ -239,12 +225,9 @@ class WorkerProcess:
         """Remove what dead workers of earlier nannies left: cgroups with whoever is in them, notify sockets."""
         if self._cgroup_dir is not None:
             ours = {life.cgroup.path for life in self.lives.values() if life.cgroup is not None}
-            for name in _names(self._cgroup_dir, "worker-", ""):
-                path = os.path.join(self._cgroup_dir, name)
-                if path not in ours:
-                    self._sweep_up(SubCgroup(path))
+            self._left_behind.sweep_others(self._cgroup_dir, ours)
         listening = {life.notify.path for life in self.lives.values() if life.notify is not None}
-        for name in _names(self._config.runtime_dir, "notify-", ".sock"):
+        for name in names_in(self._config.runtime_dir, "notify-", ".sock"):
             path = os.path.join(self._config.runtime_dir, name)
             if path not in listening:
                 with suppress(OSError):
@@ -280,7 +263,7 @@ class WorkerProcess:
         self._release_descriptors(life)
         if life.cgroup is not None:
             # Descendants of a dead worker are nobody's: only workloads outlive it, in units of their own.
-            self._sweep_up(life.cgroup)
+            self._left_behind.sweep_up(life.cgroup)
         self._remember(life)
         status = f"{life.status} ({life.exec_error})" if life.exec_error else str(life.status)
         try:
@@ -400,7 +383,7 @@ class WorkerProcess:
                 return None
         return None
 
-    # Memory limit and left-overs
+    # Memory limit
 
     def _next_memory_deadline(self) -> float | None:
         return self._memory_at if self._config.memory_limit_bytes is not None and self.lives else None
@@ -413,51 +396,16 @@ class WorkerProcess:
                 rss_bytes = procfs.read_status(life.pid).vm_rss_bytes
                 self._supervisor.tell(e.MemoryMeasured(life.incarnation, rss_bytes))
 
-    def _sweep_up(self, cgroup: SubCgroup) -> None:
-        with suppress(HostError):
-            cgroup.kill()
-        self._swept.append(_Swept(cgroup, self._loop.now))
-        self._sweep_s = _SWEEP_FIRST_S
-        self._sweep_at = self._loop.now + self._sweep_s
-
-    def _sweep(self, now: float) -> None:
-        """Remove the cgroups of the dead; what is still in them after SIGKILL is residue."""
-        self._swept = [one for one in self._swept if not _removed(one.cgroup)]
-        self._sweep_s = min(self._sweep_s * 2, _MEMORY_INTERVAL_S)
-        self._sweep_at = now + self._sweep_s
-        residue = 0
-        for one in self._swept:
-            if now - one.since >= _RESIDUE_AFTER_S:
-                with suppress(HostError):
-                    one.cgroup.kill()
-                    residue += len(one.cgroup.pids())
-        if residue != self._residue:
-            self._residue = residue
-            self._supervisor.tell(e.ResidueObserved(residue))
-
     def close(self) -> None:
         """Remove the notify sockets of what lives, and the cgroups of the dead; the processes stay."""
         for life in self.lives.values():
             self._deafen(life)
-        self._swept = [one for one in self._swept if not _removed(one.cgroup)]
+        self._left_behind.remove_empty()
 
 
 def _cgroup_names(incarnation: Incarnation) -> tuple[str, str]:
     """Numbers begin anew in a new epoch, and a dead worker of the old one may still be in the first."""
     return f"worker-{incarnation.number}", f"worker-{incarnation.number}-{incarnation.epoch[-12:]}"
-
-
-def _removed(cgroup: SubCgroup) -> bool:
-    try:
-        return cgroup.remove()
-    except HostError:
-        return False
-
-
-def _names(directory: str, prefix: str, suffix: str) -> list[str]:
-    with suppress(OSError):
-        return [name for name in os.listdir(directory) if name.startswith(prefix) and name.endswith(suffix)]
-    return []
 
 
 def _stacks_of(worker_pidfd: int) -> int | None:

@@ -30,8 +30,8 @@ while True:
     before = node.wait_for_phase("running")
     node.kill()
     for _ in range(3):
-        seen = int(alive.read_text() or 0)
-        wait_until(lambda seen=seen: int(alive.read_text() or 0) > seen + 5, 10, "signs of life")  # type: ignore[misc]
+        seen = _count(alive)
+        wait_until(lambda seen=seen: _count(alive) > seen + 5, 10, "signs of life")  # type: ignore[misc]
     assert not (node.directory / "signalled").exists()
     assert node.workers() == [before["worker"]["pid"]]
     # No parent of its own making: it is init's, or the next subreaper's, and in a session of its own.
@@ -73,3 +73,7 @@ def test_helpers_that_die_are_replaced_and_the_worker_never_notices(node: RealNa
     assert node.order("drain")["outcome"] == "done"
     wait_until(lambda: "drain-set" in node.log(), 10, "the log to go on")
     assert node.status()["worker"]["pid"] == before["worker"]["pid"]
+
+
+def _count(path: Path) -> int:
+    return int((path.read_text() if path.exists() else "") or 0)
