@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanny.core.records import (
+    CommandAccepted,
+    CommandFinished,
+    HoldSet,
     IncarnationEnded,
     IncarnationFenced,
     IncarnationReady,
     IncarnationStarted,
+    OutcomeDelivered,
     from_json,
 )
 from nanny.errors import HostError
@@ -83,6 +87,55 @@ def add_unknown_living(records: list[Dated], remembered: Iterable[Dated]) -> Non
         os.close(one.pidfd)
     records[0:0] = missing if own else []
     records += [] if own else missing
+
+
+def add_unknown_orders(records: list[Dated], remembered: Iterable[Dated]) -> list[Record]:
+    """Add what /run knows of orders, and of a hold, that a degraded journal never got; give it, to be journaled.
+
+    /run holds the ledger as it was when the last nanny of this boot ended; what both know counts once.
+    """
+    accepted, finished, delivered, hold = _orders(records)
+    missing: list[Dated] = []
+    latest_hold: HoldSet | None = None
+    for record, at in remembered:
+        match record:
+            case CommandAccepted(command) if command.id not in accepted and command.id not in finished:
+                missing.append((record, at))
+            case CommandFinished(command_id) if command_id not in finished:
+                missing.append((record, at))
+            case OutcomeDelivered(command_id) if command_id not in delivered:
+                missing.append((record, at))
+            case HoldSet():
+                latest_hold = record
+                if record != hold:
+                    missing.append((record, at))
+            case _:
+                pass
+    if missing and hold is not None and hold.until is not None and latest_hold is None:
+        # Released while the journal was degraded: otherwise /run would have it.
+        missing.append((HoldSet(None, hold.actor, "released while the journal was degraded"), missing[-1][1]))
+    records += missing
+    return [record for record, _ in missing]
+
+
+def _orders(records: Iterable[Dated]) -> tuple[set[str], set[str], set[str], HoldSet | None]:
+    accepted: set[str] = set()
+    finished: set[str] = set()
+    delivered: set[str] = set()
+    hold: HoldSet | None = None
+    for record, _ in records:
+        match record:
+            case CommandAccepted(command):
+                accepted.add(command.id)
+            case CommandFinished(command_id):
+                finished.add(command_id)
+            case OutcomeDelivered(command_id):
+                delivered.add(command_id)
+            case HoldSet():
+                hold = record
+            case _:
+                pass
+    return accepted, finished, delivered, hold
 
 
 def find_living(records: Iterable[Dated]) -> list[Found]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nanny.journal.client import JournalClient
 
 _RETRY_FIRST_S: Final = 1.0
+_SECOND_DEATH_S: Final = 10.0
 _RETRY_CEILING_S: Final = 60.0
 _WRITERS_LIMIT: Final = 4
 """Writers that do not die of SIGKILL because their disk hangs: one more would only join them."""
@@ -45,6 +46,7 @@ class Durability:
         self._watched = -1
         self._retry_at: float | None = None
         self._retry_s = _RETRY_FIRST_S
+        self._died_at = -_SECOND_DEATH_S
         self._started_at = loop.now
         self._writers: set[int] = set()
         self._is_fenced = False
@@ -143,6 +145,17 @@ class Durability:
         if self.degraded:
             self._retry_later()
 
+    def _replace_writer(self) -> None:
+        """A writer that dies is replaced at once, one that dies again soon only after a wait.
+
+        What it had not answered is sent again; if the next one does not answer in time, that counts as any silence.
+        """
+        died_before_at, self._died_at = self._died_at, self._loop.now
+        if self.degraded or self._loop.now - died_before_at < _SECOND_DEATH_S:
+            self._degrade("the journal writer is gone")
+        else:
+            self._restart()
+
     def _unwatch(self) -> None:
         if self._watched >= 0:
             self._loop.unwatch(self._watched)
@@ -168,7 +181,7 @@ class Durability:
                         self.compact()
                 case WriterGone():
                     self._unwatch()
-                    self._degrade("the journal writer is gone")
+                    self._replace_writer()
                 case Reopened():
                     pass
         if self._client.fileno() != self._watched:

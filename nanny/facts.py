@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 4 << 20
 _MODE = 0o600
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from zlib import crc32
 
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from nanny.launch import Launch
 
 LATE_AFTER_S: Final = 1.0
+_OUTCOMES_IN_FACTS: Final = 32
 _REEXEC_PAUSE_S: Final = 60.0
 _STOPPED_EXIT: Final = 0
 _ALREADY_RUNNING_EXIT: Final = 75
@@ -105,6 +107,7 @@ class Nanny:
         self._shutdown_wanted = False
         self._reap_at: float | None = None
         self._cgroup: cgroup.SubCgroup | None = None
+        self._unjournaled: list[Record] = []
         with suppress(HostError):
             subreaper.set_process_name("nanny")
         os.makedirs(config.runtime_dir, mode=0o755, exist_ok=True)
@@ -191,7 +194,9 @@ class Nanny:
             # Reserved numbers may be among what was lost: the epoch that the writer went on with counts anew.
             records.append((EpochMinted(opened.epoch), None))
         if opened is not None:
-            adoption.add_unknown_living(records, adoption.parse_records(of_run, self._boot_id)[0])
+            of_this_boot = adoption.parse_records(of_run, self._boot_id)[0]
+            adoption.add_unknown_living(records, of_this_boot)
+            self._unjournaled += adoption.add_unknown_orders(records, of_this_boot)
         for problem in problems:
             self._log.warning("journal record passed over", why=problem)
         found = adoption.find_living(records)
@@ -335,8 +340,11 @@ class Nanny:
     def _record_deaths(self, recovered: startup.Recovered) -> None:
         failures = recovered.state.worker.failures
         records = [
-            IncarnationEnded(one, "unseen", "ended while no nanny watched", failures)
-            for one in recovered.dead_unrecorded
+            *self._unjournaled,
+            *(
+                IncarnationEnded(one, "unseen", "ended while no nanny watched", failures)
+                for one in recovered.dead_unrecorded
+            ),
         ]
         if records:
             at = round(self._loop.now, 3)
@@ -534,7 +542,8 @@ class Nanny:
     def _facts_path(self) -> str:
         return os.path.join(self._config.runtime_dir, "facts")
 
-    def _snapshot(self) -> list[dict[str, Any]]:
+    def _snapshot(self, delivered_limit: int | None = None) -> list[dict[str, Any]]:
+        """The state as records; of outcomes that nobody waits for any more, only the latest so many."""
         assert self._supervisor is not None
         # One that is parked belongs in as soon as the core knows it: it is released after this is written.
         worker_pid = self._supervisor.state.worker.pid
@@ -544,10 +553,13 @@ class Nanny:
             if life.parked is None or life.pid == worker_pid
         )
         at = round(self._loop.now, 3)
-        return [{**to_json(record), "at": at} for record in startup.compact(self._supervisor.state, living)]
+        state = self._supervisor.state
+        if delivered_limit is not None:
+            state = replace(state, ledger=state.ledger.without_old_delivered(delivered_limit))
+        return [{**to_json(record), "at": at} for record in startup.compact(state, living)]
 
     def _write_facts(self) -> None:
-        records = [{**record, "boot": self._boot_id} for record in self._snapshot()]
+        records = [{**record, "boot": self._boot_id} for record in self._snapshot(_OUTCOMES_IN_FACTS)]
         known = {"boot": self._boot_id, "records": records, "link": self.link.remembered}
         try:
             facts.write_facts(self._facts_path(), known)

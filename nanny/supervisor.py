@@ -120,7 +120,11 @@ class Supervisor:
         ticket = None
         if result.records:
             at = round(self._loop.now, 3)
-            ticket = self._durability.append([{**to_json(record), "at": at} for record in result.records])
+            try:
+                ticket = self._durability.append([{**to_json(record), "at": at} for record in result.records])
+            except (TypeError, ValueError) as error:
+                # A record that can't be written must not cost what it was about: act without it, and shout.
+                self._failed("record not written", event=type(event).__name__, error=repr(error))
         if result.actions:
             self._held.append(_Held(ticket, result.actions))
         if result.records or result.actions:

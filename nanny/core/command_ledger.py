@@ -98,3 +98,9 @@ class Ledger:
                 for one in self.finished
             ),
         )
+
+    def without_old_delivered(self, limit: int) -> Ledger:
+        """The ledger with only the latest so many of the outcomes that are acknowledged."""
+        acknowledged = [one for one in self.finished if one.acknowledged]
+        forgotten = {one.command_id for one in acknowledged[: max(len(acknowledged) - limit, 0)]}
+        return replace(self, finished=tuple(one for one in self.finished if one.command_id not in forgotten))

@@ -6,7 +6,7 @@ reload).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanny.core.actions import Outcome, ReportOutcome
 from nanny.core.command_ledger import Finished
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from nanny.core.draft import Draft
     from nanny.core.events import Command
 
+_DETAIL_LIMIT: Final = 500
+"""Characters of an outcome's detail, on one line: the ledger is kept and copied as a whole."""
+
 
 def settle(draft: Draft, command: Command, outcome: Outcome, detail: str) -> None:
     """The command ends here, with one outcome."""
     local = command.source is Source.LOCAL
+    detail = " ".join(detail.split())[:_DETAIL_LIMIT]
     incarnation = draft.state.incarnation
     entry = Finished(command.id, command.kind, outcome, detail, incarnation, acknowledged=local)
     draft.change(ledger=draft.state.ledger.with_finished(entry))

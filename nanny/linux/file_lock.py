@@ -35,7 +35,7 @@ class AlreadyLocked(NannyError):  # noqa: N818  # reads as the outcome that it i
     def __init__(self, path: str, pid: int) -> None:
         self.path = path
         self.pid = pid
-        super().__init__(f"{path} is locked by process {pid}: another nanny runs on this state directory")
+        super().__init__(f"{path} is locked by process {pid}: another nanny runs here")
 
 
 class FileLock:

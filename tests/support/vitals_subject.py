@@ -73,13 +73,11 @@ class Hanging:
         time.sleep(30)
 
 def leave_garbage_that_hangs(seconds):
-    gc.disable()
+    gc.collect()  # the count of new objects begins at nought: what epoll returns alone is not enough, a turn is
+    gc.set_threshold(10, 1000, 1000)
     cycle = Hanging()
     cycle.itself = cycle
     del cycle
-    gc.set_threshold(1, 1000, 1000)
-    del [[] for _ in range(200)][:]  # fills the interpreter's store of free lists
-    gc.enable()
     time.sleep(seconds)
 
 def end(_):
