@@ -324,9 +324,17 @@ async def _json(request: web.Request) -> Any:
     except TimeoutError:
         raise Problem("malformed", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_without_repeated_names)
     except (ValueError, RecursionError) as error:
         raise Problem("malformed", f"the body is not JSON: {str(error)[:200]}") from None
+
+
+def _without_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what readers of JSON read differently: an order must not be one thing here and another in a log."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same name twice")
+    return found
 
 
 def _wait_s(request: web.Request) -> float:

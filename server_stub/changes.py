@@ -74,7 +74,12 @@ class Changes:
                     del self._waiting[subject]
 
     def forget(self, subject: str) -> None:
-        """This subject has changed for the last time: keep nothing of it. Its number becomes an old one."""
+        """This subject has changed for the last time: keep nothing of it.
+
+        Its number becomes one that nobody has seen before, as does that of all subjects without one of their own.
+        """
+        self._newest += 1
+        self._first = self._newest
         self._revisions.pop(subject, None)
 
     def close(self) -> None:

@@ -22,12 +22,17 @@ class ServerClient:
     """Asks one server."""
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        wrong = f"{url!r} is no URL of a server, expected one such as {DEFAULT_URL}"
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port
+        except ValueError as error:
+            raise RequestFailed(f"{wrong} ({error})") from None
         if parts.scheme != "http" or not parts.hostname:
-            raise RequestFailed(f"{url!r} is no URL of a server, expected one such as {DEFAULT_URL}")
+            raise RequestFailed(wrong)
         self.url = url
         self._host = parts.hostname
-        self._port = parts.port or 80
+        self._port = port or 80
 
     def get(self, *path: str, wait_s: float = 0.0, **query: str) -> Any:
         """Give the JSON that the server answers.

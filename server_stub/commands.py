@@ -167,7 +167,7 @@ class Commands:
         state = CommandState(record.state)
         remaining_s = self._remaining_s(record)
         if may_expire_unsent(state, remaining_s):
-            detail = "the node's link was not connected in time"
+            detail = "its time was over before it could be sent"
             await self._move(record.id, record.node_id, CommandState.EXPIRED, detail=detail)
             return
         link = self._connections.find(Role.LINK, record.node_id)

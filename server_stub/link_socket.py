@@ -104,9 +104,14 @@ class LinkSocket:
         """Send what is left, in bounded time, and be closed."""
         self._finish()
         if self._writer is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SEND_TIMEOUT_S + CLOSE_TIMEOUT_S):
-                    await self._writer
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SEND_TIMEOUT_S + CLOSE_TIMEOUT_S):
+                        await self._writer
+            finally:
+                # A closed transport waits for its last byte: who doesn't read would keep it as long as he likes.
+                if self._transport is not None and self._transport.get_write_buffer_size():
+                    self._transport.abort()
 
     async def abandon(self) -> None:
         """Close without a word: nobody said who they are."""
@@ -127,8 +132,7 @@ class LinkSocket:
                     frame: bytes = message.data
                     return frame
                 case WSMsgType.PING:
-                    await self._socket.pong(message.data)
-                    return None
+                    return await self._answer_ping(message.data)
                 case WSMsgType.PONG:
                     return None
                 case WSMsgType.CLOSE | WSMsgType.CLOSING | WSMsgType.CLOSED:
@@ -137,6 +141,16 @@ class LinkSocket:
                     return f"broken: {message.data}"
                 case _:
                     return f"a frame that is {message.type.name.lower()}, not binary"
+        return None
+
+    async def _answer_ping(self, said: bytes) -> str | None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._socket.pong(said)
+        except TimeoutError:
+            return f"a pong was not taken within {SEND_TIMEOUT_S:g} s"
+        except (ConnectionError, ClientConnectionError, RuntimeError) as error:
+            return f"broken: {error}"
         return None
 
     def _finish(self) -> None:

@@ -145,7 +145,18 @@ async def test_an_order_that_cannot_be_is_refused_by_field(
     assert problem["field"] == field
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 60_000, b'{"kind": NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b"[" * 60_000,
+        b'{"kind": NaN}',
+        b'{"kind": "reload", "kind": "stop", "reason": "x"}',
+    ],
+)
 async def test_a_body_that_is_no_json_object_is_refused(client: Client, node: Peer, body: bytes) -> None:
     url = f"{client.url}/v1/nodes/node-1/commands"
     async with client.http.post(url, data=body, headers={"Content-Type": "application/json"}) as response:

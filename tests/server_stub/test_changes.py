@@ -75,3 +75,13 @@ async def test_waiters_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     changes.close()
     await waiting
+
+
+async def test_a_subject_that_is_forgotten_between_look_and_wait_is_not_missed() -> None:
+    changes = Changes(100)
+    seen = changes.revision("never-marked-by-this-process")
+    changes.mark(["never-marked-by-this-process"])
+    changes.forget("never-marked-by-this-process")
+
+    async with asyncio.timeout(5):
+        await changes.wait_beyond("never-marked-by-this-process", seen, 60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from nanny.protocol.codec import encode_frame
 from nanny.protocol.messages import CommandOrder, Ping, Registered, Role
 from nanny.protocol.session_events import Established, PeerClosed, SessionRefused
+from server_stub import link_socket
 from tests.support.server_peers import (
     Client,
     Peer,
@@ -369,3 +371,38 @@ async def test_a_peer_that_stops_reading_is_given_up_without_harm(serve: Serve) 
         await link.disconnect()
 
     assert server.metrics.value("protocol_violations_total", role="link") == 1
+
+
+async def test_a_peer_that_pings_and_never_reads_is_dropped(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_socket, "SEND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(link_socket, "FRAMES_PER_SECOND", 1_000_000)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        peer.setblocking(False)
+        await loop.sock_connect(peer, ("127.0.0.1", server.port))
+        await loop.sock_sendall(
+            peer,
+            b"GET /v1/link HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        assert b"101" in await loop.sock_recv(peer, 4096)
+        await loop.sock_sendall(peer, masked(0x82, encode_frame(hello(Role.LINK), version=1)))
+
+        ended = False
+        async with asyncio.timeout(20):
+            while not ended:
+                try:
+                    await loop.sock_sendall(peer, masked(0x89, b"x" * 125) * 100)
+                except ConnectionError:
+                    ended = True
+
+    assert ended
+
+
+def masked(first_byte: int, payload: bytes) -> bytes:
+    """A WebSocket frame from a client whose mask is all zeros. RFC 6455, 5.2."""
+    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([first_byte]) + length + b"\0\0\0\0" + payload

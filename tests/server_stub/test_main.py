@@ -273,3 +273,12 @@ async def test_the_terminal_shows_nodes_and_restarts_one(tmp_path: Path) -> None
     assert "rejected" in commands.stdout
     assert (nobody.returncode, "nobody" in nobody.stderr) == (1, True)
     assert (nowhere.returncode, "is server-stub running?" in nowhere.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "ftp://127.0.0.1"])
+def test_a_url_that_is_none_is_one_line(url: str) -> None:
+    answer = run_cli("nodes", "--url", url)
+
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"server-stub: {url!r} is no URL of a server")
+    assert "Traceback" not in answer.stderr
