@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import PREFIX, SHARED_KEYS, AgentConfig, check
 from nanny.common.settings import ConfigError, as_json
 from nanny.common.settings_loading import load
-from nanny.common.settings_reference import add_flags, flags_from, origins_table
+from nanny.common.settings_reference import add_flags, flags_from, origins_table, unknown_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,15 +30,14 @@ EX_CONFIG: Final = 78
 
 def settings_of_words(words: Sequence[str]) -> AgentConfig | int:
     """The settings to run with, or an exit code after the errors were printed."""
-    options = _parser().parse_args(_with_verb(words))
-    loaded = _load(options)
+    loaded = _load(*_parse(words))
     return EX_CONFIG if loaded is None else loaded.config
 
 
 def answer(words: Sequence[str]) -> int:
     """Answer a question: the version, help, or whether the settings can be used."""
-    options = _parser().parse_args(_with_verb(words))
-    loaded = _load(options)
+    options, flags = _parse(words)
+    loaded = _load(options, flags)
     if loaded is None:
         return EX_CONFIG
     rows = origins_table(loaded)
@@ -61,7 +60,14 @@ def _with_verb(words: Sequence[str]) -> list[str]:
     return ["run", *words]
 
 
-def _load(options: argparse.Namespace) -> Loaded[AgentConfig] | None:
+def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options, and the flags by key, also those that no setting has."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(_with_verb(words))
+    return options, flags_from(options, AgentConfig) | unknown_flags(unknown, parser)
+
+
+def _load(options: argparse.Namespace, flags: dict[str, str]) -> Loaded[AgentConfig] | None:
     path = options.config or os.environ.get("AGENT_CONFIG")
     if path is None and Path(DEFAULT_FILE).exists():
         path = DEFAULT_FILE
@@ -70,7 +76,7 @@ def _load(options: argparse.Namespace) -> Loaded[AgentConfig] | None:
             AgentConfig,
             prefix=PREFIX,
             environ=os.environ,
-            flags=flags_from(options, AgentConfig),
+            flags=flags,
             toml_path=path,
             check=check,
             foreign_variables=FOREIGN_VARIABLES,

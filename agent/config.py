@@ -142,6 +142,7 @@ def check(config: AgentConfig) -> Iterator[Problem]:
             "at most reconnect_ceiling_s",
             also=("reconnect_ceiling_s",),
         )
+    yield from _check_labels(config.labels)
     yield from _check_addresses(config)
     if config.fault_injection and not is_loopback(config.host):
         yield Problem(
@@ -151,6 +152,17 @@ def check(config: AgentConfig) -> Iterator[Problem]:
         yield Problem("fault_socket", None, "a path, since fault_injection is on", also=("fault_injection",))
     if config.fault_socket is not None and not 0 < len(config.fault_socket.encode()) < 108:
         yield Problem("fault_socket", config.fault_socket, "a path of at most 107 bytes")
+
+
+def _check_labels(labels: dict[str, str]) -> Iterator[Problem]:
+    """What the wire has no room for would fail each registration."""
+    if len(labels) > 128:
+        yield Problem("labels", f"{len(labels)} of them", "at most 128")
+    for name, value in labels.items():
+        if not 0 < len(name) <= 128 or len(value) > 256:
+            yield Problem(
+                "labels", f"{name}={value}"[:64], "names of 1 to 128 and values of at most 256 characters"
+            )
 
 
 def _check_addresses(config: AgentConfig) -> Iterator[Problem]:
@@ -171,7 +183,7 @@ def _check_addresses(config: AgentConfig) -> Iterator[Problem]:
         return
     scheme = next((each for each in _SECURE | _PLAIN if url.startswith(each)), None)
     host = host_of(url)
-    if scheme is None or not host:
+    if scheme is None or not host or not _has_good_port(url):
         yield Problem("server_url", url, "a URL such as https://nodes.example.org or http://127.0.0.1:8470")
     elif scheme in _PLAIN and not is_loopback(host) and not config.insecure_server:
         yield Problem(
@@ -189,6 +201,12 @@ def host_of(url: str) -> str:
     if authority.startswith("["):
         return authority[1:].partition("]")[0]
     return authority.partition(":")[0]
+
+
+def _has_good_port(url: str) -> bool:
+    authority = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    port = authority.rpartition("]")[2].partition(":")[2]
+    return not port or (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
 
 
 def is_loopback(host: str) -> bool:

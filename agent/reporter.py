@@ -40,6 +40,11 @@ _SECOND_SAMPLE_S: Final = 1.0
 """After the first: shares of time need two."""
 _CHANGE_GAP_S: Final = 0.2
 """Between two reports, however much changes."""
+_INCIDENTS: Final = (
+    "# HELP nodenanny_kernel_incidents_total Incidents read in the kernel log.\n"
+    "# TYPE nodenanny_kernel_incidents_total counter\n"
+    "nodenanny_kernel_incidents_total {}\n"
+)
 
 
 class Reporter:
@@ -158,8 +163,7 @@ class Reporter:
         sample = self._sample
         metrics, stuck = self._vitals.snapshot.metrics_text, 0
         if sample is not None:
-            incidents = f"nodenanny_kernel_incidents_total {self._incidents_total}\n"
-            metrics = render_metrics(sample) + incidents + self._more_metrics()
+            metrics = render_metrics(sample) + _INCIDENTS.format(self._incidents_total) + self._more_metrics()
             stuck = sum(sample["probes"]["stuck"].values())
         readiness = [Check("sampled", sample is not None, "" if sample is not None else "no sample yet")]
         is_registered = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanny.common.settings import ConfigError
 from nanny.common.settings_loading import load
-from nanny.common.settings_reference import add_flags, flags_from, origins_table
+from nanny.common.settings_reference import add_flags, flags_from, origins_table, unknown_flags
 from server_stub.client import DEFAULT_URL, RequestFailed, ServerClient
 from server_stub.config import PREFIX, SHARED_KEYS, ServerConfig, check
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(words)
     try:
         if arguments.verb in {"serve", "check-config"}:
-            return _serve(arguments, _flags_without_a_setting(unknown, parser))
+            return _serve(arguments, unknown_flags(unknown, parser))
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         client = ServerClient(arguments.url)
@@ -94,19 +94,6 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
         "--config", default=argparse.SUPPRESS, metavar="FILE", help="a TOML file with settings"
     )
     add_flags(parser, ServerConfig)
-
-
-def _flags_without_a_setting(unknown: list[str], parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Give what looks like a setting's flag, for `load` to refuse with the nearest known one."""
-    flags = {}
-    for position, word in enumerate(unknown):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            following = unknown[position + 1 : position + 2]
-            flags[name.replace("-", "_")] = value if equals or not following else following[0]
-        elif position == 0 or not unknown[position - 1].startswith("--"):
-            parser.error(f"unrecognized argument: {word}")
-    return flags
 
 
 def _serve(arguments: argparse.Namespace, unknown_flags: dict[str, str]) -> int:

@@ -14,6 +14,8 @@ from nanny.common.settings import Setting, settings_of
 from nanny.common.settings_loading import flag_of, variable_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from _typeshed import DataclassInstance
 
     from nanny.common.settings_loading import Loaded
@@ -54,6 +56,24 @@ def flags_from(namespace: argparse.Namespace, cls: type[DataclassInstance]) -> d
     given = vars(namespace)
     keys = [each.key for each in settings_of(cls)]
     return {key: given[_DESTINATION + key] for key in keys if _DESTINATION + key in given}
+
+
+def unknown_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Key to text of flags that no setting has, for `load` to refuse with the nearest known one.
+
+    Args:
+        words: what `parse_known_args` left over.
+        parser: ends the program where a word isn't a flag at all.
+    """
+    flags = {}
+    for position, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            following = words[position + 1 : position + 2]
+            flags[name.replace("-", "_")] = value if equals or not following else following[0]
+        elif position == 0 or not words[position - 1].startswith("--"):
+            parser.error(f"unrecognized argument: {word}")
+    return flags
 
 
 def origins_table(loaded: Loaded[Any]) -> list[tuple[str, str, str]]:
