@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from server_stub.demo import display, faults
 from server_stub.demo.processes import QUICK, Demo, DemoError
@@ -34,17 +35,21 @@ def main() -> int:
     console = Console(stderr=options.json)
     demo = Demo(QUICK if options.faults else {}, port=options.port)
     try:
-        return _run(demo, console, options)
+        code = _run(demo, console, options)
     except KeyboardInterrupt:
-        return 0 if options.for_s is None and not options.faults else 130
+        code = 0 if options.for_s is None and not options.faults else 130
     except DemoError as error:
-        console.print(f"[red]{error}")
-        return 1
+        console.print(f"[red]{escape(str(error))}")
+        code = 1
     finally:
+        # A second Ctrl-C must not leave a node behind that nobody ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with console.status("ending everything in order …"):
             left = demo.close()
         for one in left:
-            console.print(f"[red]{one}")
+            console.print(f"[red]{escape(one)}")
+    return code or int(bool(left))
 
 
 def _run(demo: Demo, console: Console, options: argparse.Namespace) -> int:
