@@ -142,6 +142,7 @@ class Syncer:
                 records = await nodes.read(session, left)
             wanted = self._wanted_changes(records)
             if not wanted:
+                left = []
                 break
             async with self._database.writing() as session:
                 won = await nodes.store_verdicts(session, wanted, self._clock.wall())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -144,6 +145,32 @@ async def test_a_quiet_round_writes_nothing(bench: Bench) -> None:
     assert {statement.split()[0] for statement in bench.statements} <= {"SELECT", "BEGIN"}
     assert "BEGIN IMMEDIATE" not in bench.statements
     assert len([statement for statement in bench.statements if statement.startswith("SELECT")]) == 3
+
+
+async def test_a_node_that_was_looked_at_in_vain_is_not_looked_at_again(bench: Bench) -> None:
+    await bench.add("a")
+    bench.is_well("a")
+    await bench.syncer.round()
+    running = asyncio.create_task(bench.syncer.run())
+    try:
+        await wait_for_reads(bench, 1)  # the first round
+        bench.statements.clear()
+        bench.syncer.reread("a")
+        await wait_for_reads(bench, 1)
+        for _ in range(5):  # each takes its turn after whatever else wants the database
+            await bench.row("a")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    assert len([statement for statement in bench.statements if statement.startswith("SELECT")]) <= 1 + 5
+
+
+async def wait_for_reads(bench: Bench, number: int) -> None:
+    async with asyncio.timeout(10):
+        while sum(statement.startswith("SELECT") for statement in bench.statements) < number:
+            await asyncio.sleep(0.01)
 
 
 async def test_all_changes_of_a_round_are_one_statement_in_one_transaction(bench: Bench) -> None:
