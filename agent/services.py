@@ -85,10 +85,13 @@ class Services:
                 group.create_task(self._keep_running(record), name=record.service.name)
                 for record in self.records.values()
             ]
-            await asyncio.sleep(0)
-            on_running()
-            await stop.wait()
-            self._is_stopping = True
+            try:
+                await asyncio.sleep(0)
+                on_running()
+                await stop.wait()
+            finally:
+                # Also when this run is cancelled itself: from here on a cancellation is meant.
+                self._is_stopping = True
             for task in tasks:
                 task.cancel()
 

@@ -1,11 +1,15 @@
 """Fixtures for every test. Opt in to `leaves_nothing_behind` wherever processes, sockets or threads are made."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
 from tests.support.processes import belongings, wait_until
+
+# A suite that runs in the background of a shell inherits an ignored SIGINT, and so would every program it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ async def test_a_critical_service_that_failed_once_is_no_stall(vitals: Vitals) -
     await stage.until(lambda: stage.age_s("fails-once") > 0.3, "probation")
     await stage.until(lambda: stage.age_s("fails-once") < 0.2, "touch that counts")
 
-    assert time.monotonic() - started_at[1] >= 1.0  # half of the deadline
+    assert time.monotonic() - started_at[1] >= 0.8  # half of the deadline, less what a busy machine takes
     assert time.monotonic() - started_at[0] < 3.0 or not stage.is_overdue("fails-once")
     await stage.end()
 
@@ -193,3 +193,18 @@ async def test_a_pause_is_progress_and_may_be_ended(leaves_nothing_behind: None)
     assert await pause(60.0, touches, wake) is True
     assert await pause(0.0, touches) is False
     assert await pause(-1.0, touches) is False
+
+
+async def test_a_cancelled_run_ends_although_its_services_take_cancellation_for_a_failure(
+    vitals: Vitals,
+) -> None:
+    running = asyncio.Event()
+    services = Services(vitals, [service("one", works), service("two", works)])
+    run = asyncio.create_task(services.run(asyncio.Event(), running.set))
+    await running.wait()
+
+    run.cancel()
+    ended, _ = await asyncio.wait([run], timeout=10)
+
+    assert run in ended
+    assert run.cancelled()

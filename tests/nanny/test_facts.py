@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_the_old_facts_and_no_draft(tmp_path: Path) -> Non
     with pytest.raises(TypeError):
         write_facts(path, {"x": b"bytes"})
     with pytest.raises(ValueError):
-        write_facts(path, {"x": "y" * (1 << 20)})
+        write_facts(path, {"x": "y" * (4 << 20)})
     with pytest.raises(FileNotFoundError):
         write_facts(str(tmp_path / "missing" / "facts"), FACTS)
 
@@ -91,7 +91,7 @@ def test_something_else_in_the_place_of_the_facts_is_none_and_does_not_block(
         write_facts(str(tmp_path / "other"), FACTS)
         path.symlink_to(tmp_path / "other")
     else:
-        path.write_bytes(b"x" * ((1 << 20) + 5))
+        path.write_bytes(b"x" * ((4 << 20) + 5))
 
     found = read_facts(str(path))
 
