@@ -54,6 +54,7 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/pip
 	@echo 'installing from requirements.lock …'
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q agent nanny server_stub
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/pip

@@ -26,7 +26,7 @@ from nanny import launch
 from nanny.common.identifiers import check_node_name
 from nanny.common.settings import ConfigError, Problem, as_json, settings_of
 from nanny.common.settings_loading import load
-from nanny.common.settings_reference import add_flags, flags_from, origins_table
+from nanny.common.settings_reference import add_flags, flags_from, origins_table, unknown_flags
 from nanny.config import NannyConfig, check
 from nanny.errors import HostError
 from nanny.linux.subreaper import become_subreaper
@@ -49,11 +49,23 @@ EX_USAGE: Final = 64
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; ``run`` does not return."""
+    try:
+        code = _answer(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever asked has heard enough (head), or is gone (a nanny that died during its reload).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _answer(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     own, separator, program = _split(arguments)
-    options = _parser().parse_args(own)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(own)
     try:
-        loaded = _load(options, program if separator else None)
+        loaded = _load(options, program if separator else None, unknown_flags(unknown, parser))
     except ConfigError as error:
         if options.verb == "resolve":
             print(json.dumps({"error": str(error)}))
@@ -101,11 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace, program: list[str] | None) -> Loaded[NannyConfig]:
+def _load(
+    options: argparse.Namespace, program: list[str] | None, unknown: dict[str, str]
+) -> Loaded[NannyConfig]:
     path = options.config or os.environ.get("NANNY_CONFIG")
     if path is None and os.path.exists(DEFAULT_FILE):
         path = DEFAULT_FILE
-    flags = flags_from(options, NannyConfig)
+    flags = flags_from(options, NannyConfig) | unknown
     if program is not None:
         flags["command"] = json.dumps(program)
     return load(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from nanny.common.settings import ConfigError
 from nanny.common.settings_loading import load
-from nanny.common.settings_reference import add_flags, flags_from
+from nanny.common.settings_reference import add_flags, flags_from, unknown_flags
 from nanny.link import metrics
 from nanny.link.bridge import Bridge
 from nanny.link.config import DEFAULT_FILE, FOREIGN_VARIABLES, PREFIX, LinkConfig, check
@@ -80,7 +80,7 @@ def read_settings(argv: Sequence[str]) -> LinkConfig:
     parser.add_argument("--version", action="version", version=f"link {_version()}")
     parser.add_argument("--config", metavar="FILE", help=f"settings file (LINK_CONFIG; {DEFAULT_FILE})")
     add_flags(parser, LinkConfig)
-    options = parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
     path = options.config or os.environ.get("LINK_CONFIG")
     if path is None and os.path.exists(DEFAULT_FILE):
         path = DEFAULT_FILE
@@ -88,7 +88,7 @@ def read_settings(argv: Sequence[str]) -> LinkConfig:
         LinkConfig,
         prefix=PREFIX,
         environ=os.environ,
-        flags=flags_from(options, LinkConfig),
+        flags=flags_from(options, LinkConfig) | unknown_flags(unknown, parser),
         toml_path=path,
         check=check,
         foreign_variables=FOREIGN_VARIABLES,
