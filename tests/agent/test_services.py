@@ -76,7 +76,7 @@ async def test_a_failing_service_comes_again_and_takes_nobody_down(vitals: Vital
     assert record.failures_total >= 3
     assert stage.services.records["works"].failures_total == 0
     assert stage.services.records["works"].runs
-    assert stage.age_s("works") < 1.0
+    assert time.monotonic() - stage.touched_at("works") < 1.0
     await stage.end()
 
 
