@@ -174,7 +174,10 @@ def _adopt(state: NannyState, living: tuple[Living, ...], now: float, config: Po
 def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[Record]:
     """The records from which ``recover`` would make this state again."""
     used = max(state.reserving_until, state.next_number - 1)
-    records: list[Record] = [EpochMinted(state.epoch), NumbersReserved(used)]
+    lives = [one.incarnation for one in living] + ([] if state.incarnation is None else [state.incarnation])
+    earlier = sorted({one.epoch for one in lives} - {state.epoch})
+    records: list[Record] = [EpochMinted(epoch) for epoch in (*earlier, state.epoch)]
+    records.append(NumbersReserved(used))
     intent = state.intent
     if intent != Intent():
         records.append(DesiredSet(intent.desired, intent.actor, intent.reason))

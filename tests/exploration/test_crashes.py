@@ -1,0 +1,227 @@
+"""Crashes of the nanny, of the disk and of the machine, between any two steps, in any order.
+
+Each step keeps the rules; no number is lived twice, no two workers own the node, no order ends twice; what the journal
+is compacted to is the same state; and once the world means well, everything comes to rest with nothing owed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from nanny.core import events as e
+from nanny.core import startup
+from nanny.core.child import Stage
+from nanny.core.config import ChildTiming, PolicyConfig
+from nanny.core.events import Command, CommandKind, Source
+from nanny.core.policy import next_deadline
+from nanny.core.state import Phase
+from tests.exploration.crashing_world import World, essence
+
+CONFIG = PolicyConfig(
+    worker=ChildTiming(crash_loop_after=3, unkillable_timeout_s=3.0, stop_grace_s=3.0, stable_after_s=20.0),
+    server_restarts_per_hour=1000,
+    server_commands_per_hour=1000,
+)
+ROUNDS_TO_REST = 200
+kinds = st.sampled_from(CommandKind)
+aims = st.sampled_from(["none", "present", "past", "future"])
+few = st.integers(0, 3)
+
+
+class Crashes(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(CONFIG)
+        self.ordered: list[Command] = []
+
+    # The worker
+
+    def beat(self, **fields: object) -> None:
+        state = self.world.state
+        if any(not one.parked and one.incarnation == state.incarnation for one in self.world.processes):
+            assert state.incarnation is not None
+            self.world.tell(replace(e.HeartbeatReceived(state.incarnation), **fields))  # type: ignore[arg-type]
+
+    @rule(ready=st.booleans(), stopping=st.booleans())
+    def worker_beats(self, ready: bool, stopping: bool) -> None:
+        self.beat(ready=ready, stopping=stopping)
+
+    @rule()
+    def worker_gets_ready(self) -> None:
+        self.beat(ready=True)
+
+    @rule(lag_s=st.sampled_from([6.0, 40.0]), trigger=st.booleans())
+    def worker_stalls(self, lag_s: float, trigger: bool) -> None:
+        self.beat(loop_lag_s=lag_s, trigger=trigger)
+
+    @precondition(lambda self: self.world.processes)
+    @rule(which=few, status=st.sampled_from(["exit code 0", "SIGSEGV"]))
+    def worker_exits(self, which: int, status: str) -> None:
+        self.world.dies(self.world.processes[which % len(self.world.processes)], status)
+
+    @precondition(lambda self: self.world.processes)
+    @rule()
+    def worker_enters_uninterruptible_sleep(self) -> None:
+        self.world.processes[-1].unkillable = True
+
+    # Answers
+
+    @precondition(lambda self: self.world.evidence)
+    @rule()
+    def evidence_is_there(self) -> None:
+        self.world.tell(self.world.evidence.pop(0))
+
+    @precondition(lambda self: self.world.reloads)
+    @rule(good=st.booleans())
+    def settings_are_read(self, good: bool) -> None:
+        name = self.world.reloads.pop(0)
+        self.world.tell(e.ConfigReloaded((), (), name) if good else e.ConfigRejected("no such key", name))
+
+    # Orders
+
+    @rule(kind=kinds, aim=aims, local=st.booleans())
+    def order(self, kind: CommandKind, aim: str, local: bool) -> None:
+        current = self.world.state.incarnation
+        by = {"present": 0, "past": -1, "future": 1}.get(aim)
+        target = None if by is None or current is None else replace(current, number=current.number + by)
+        self.ordered.append(
+            Command(
+                id=f"order-{len(self.ordered)}",
+                kind=kind,
+                time_to_live_s=60.0,
+                reason="because",
+                actor="somebody",
+                source=Source.LOCAL if local else Source.SERVER,
+                target=target if kind is CommandKind.RESTART else None,
+                for_s=5.0,
+            )
+        )
+        self.world.tell(e.CommandReceived(self.ordered[-1]))
+
+    @precondition(lambda self: self.ordered)
+    @rule(which=st.integers(0, 5))
+    def order_again(self, which: int) -> None:
+        self.world.tell(e.CommandReceived(self.ordered[-1 - which % len(self.ordered)]))
+
+    @precondition(lambda self: self.world.outcomes)
+    @rule(which=few)
+    def outcome_is_acknowledged(self, which: int) -> None:
+        known = list(self.world.outcomes)
+        self.world.tell(e.OutcomeAcknowledged(known[which % len(known)]))
+
+    # Time and disk
+
+    @rule(longest_s=st.sampled_from([0.5, 2.0, 30.0, 400.0]))
+    def time_passes(self, longest_s: float) -> None:
+        self.world.wait(longest_s)
+
+    @rule()
+    def disk_hangs(self) -> None:
+        self.world.disk_hangs = True
+
+    @rule()
+    def journal_times_out(self) -> None:
+        self.world.degrade()
+
+    @rule()
+    def disk_answers(self) -> None:
+        self.world.heal()
+
+    @precondition(lambda self: not self.world.disk_hangs)
+    @rule()
+    def journal_is_compacted(self) -> None:
+        world = self.world
+        world.compact()
+        living = tuple(
+            startup.Living(one.incarnation, one.pid, world.state.worker.stage is Stage.READY, one.fenced)
+            for one in world.processes
+            if not one.parked
+        )
+        records = [(line.record, line.at) for line in world.journal]
+        again = startup.recover(records, living, world.now, ("x", "y"), CONFIG).state
+        assert essence(again) == essence(world.state)
+        assert (again.epoch, again.spare_epoch) == (world.state.epoch, "y")
+        assert again.next_number >= world.state.next_number
+
+    # Ends
+
+    @rule(surviving=st.integers(0, 6))
+    def nanny_is_killed(self, surviving: int) -> None:
+        self.world.crash(surviving)
+
+    @rule(surviving=st.integers(0, 6), which=few)
+    def nanny_is_killed_and_a_worker_dies_unseen(self, surviving: int, which: int) -> None:
+        if self.world.processes:
+            self.world.processes.pop(which % len(self.world.processes))
+        self.world.crash(surviving)
+
+    @rule()
+    def nanny_is_asked_to_end(self) -> None:
+        self.world.tell(e.ShutdownRequested())
+
+    @precondition(lambda self: self.world.is_gone)
+    @rule()
+    def nanny_is_started_again(self) -> None:
+        self.world.crash(99)
+
+    @rule(surviving=st.integers(0, 6))
+    def machine_reboots(self, surviving: int) -> None:
+        self.world.reboot(surviving)
+
+    @invariant()
+    def some_deadline_or_event_will_come(self) -> None:
+        world = self.world
+        if world.is_gone or world.held:
+            return
+        state = world.state
+        awaited = next_deadline(state, CONFIG) is not None
+        assert awaited or state.phase in {Phase.DOWN, Phase.RUNNING}, state
+
+    def teardown(self) -> None:
+        """The world means well from here on: all comes to rest, and nothing is owed."""
+        world = self.world
+        for one in world.processes:
+            one.unkillable = False
+        world.crash(99) if world.is_gone or world.state.is_shutting_down else world.heal()
+        world.heal()
+        for _ in range(ROUNDS_TO_REST):
+            if world.state.phase in {Phase.RUNNING, Phase.DOWN} and not world.state.ledger.pending:
+                break
+            self.beat(ready=True)
+            while world.evidence:
+                world.tell(world.evidence.pop(0))
+            while world.reloads:
+                world.tell(e.ConfigReloaded((), (), world.reloads.pop(0)))
+            stopping = world.state.stopping
+            leaving = world.state.vitals.leaving or (stopping is not None and not world.evidence)
+            for one in world.processes:
+                if leaving and one.incarnation == world.state.incarnation:
+                    world.dies(one, "SIGTERM")
+                    break
+            else:
+                world.wait(1.0 if world.state.worker.stage is Stage.READY else 400.0)
+        assert world.state.phase in {Phase.RUNNING, Phase.DOWN}, world.state
+        assert not world.state.ledger.pending, world.state
+
+
+def test_rules_hold_whatever_crashes_and_whenever() -> None:
+    run_state_machine_as_test(
+        Crashes,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
