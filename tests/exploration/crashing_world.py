@@ -26,11 +26,14 @@ from nanny.core.records import (
     from_json,
     to_json,
 )
+from nanny.core.state import NannyState, Phase
 
 if TYPE_CHECKING:
     from nanny.core.config import PolicyConfig
-    from nanny.core.state import NannyState
     from nanny.protocol.incarnation import Incarnation
+
+
+ROUNDS_TO_REST = 200
 
 
 @dataclass(slots=True)
@@ -101,27 +104,9 @@ class World:
         self.taken = self.durable = 0
         lines = self.facts if self.disk_hangs else self.journal
         records = [(line.record, line.at if line.boot == self.boot else None) for line in lines]
-        remembered: list[adoption.Dated] = [(line.record, line.at) for line in self.facts]
-        unjournaled: list[Record] = []
-        alive = {one.pid for one in self.processes}
-
-        def same_process(pid: int, _ticks: int) -> int | None:
-            return os.open(os.devnull, os.O_RDONLY) if pid in alive else None
-
-        with mock.patch.object(adoption, "_same_process", same_process):
-            if not self.disk_hangs:
-                adoption.add_unknown_living(records, remembered)
-                unjournaled = adoption.add_unknown_orders(records, remembered)
-            found = adoption.find_living(records)
-        for one in found:
-            os.close(one.pidfd)
-        assert {one.started.pid for one in found} == alive, "a worker was lost from sight"
-        living = tuple(
-            startup.Living(one.started.incarnation, one.started.pid, one.was_ready, one.fenced)
-            for one in found
-        )
-        for one in found:
-            self._process(one.started.incarnation).fenced |= one.fenced
+        living, unjournaled = self.find(records)
+        for one in living:
+            self._process(one.incarnation).fenced |= one.fenced
         recovered = startup.recover(records, living, self.now, (self.mint(), self.mint()), self.config)
         self.state = recovered.state
         failures = recovered.state.worker.failures
@@ -130,6 +115,29 @@ class World:
         self.tell(e.NannyStarted())
         if self.disk_hangs:
             self.tell(e.JournalDegraded("no answer"))
+
+    def find(self, records: list[adoption.Dated]) -> tuple[tuple[startup.Living, ...], list[Record]]:
+        """Who lives according to the shell; ``records`` gains what only /run knows, also given for the journal."""
+        alive = {one.pid for one in self.processes if not one.parked}
+
+        def same_process(pid: int, _ticks: int) -> int | None:
+            return os.open(os.devnull, os.O_RDONLY) if pid in alive else None
+
+        unjournaled: list[Record] = []
+        with mock.patch.object(adoption, "_same_process", same_process):
+            if not self.disk_hangs:
+                remembered: list[adoption.Dated] = [(line.record, line.at) for line in self.facts]
+                adoption.add_unknown_living(records, remembered)
+                unjournaled = adoption.add_unknown_orders(records, remembered)
+            found = adoption.find_living(records)
+        for one in found:
+            os.close(one.pidfd)
+        assert {one.started.pid for one in found} == alive, "a worker was lost from sight"
+        living = [
+            startup.Living(one.started.incarnation, one.started.pid, one.was_ready, one.fenced)
+            for one in found
+        ]
+        return tuple(living), unjournaled
 
     def crash(self, surviving: int) -> None:
         """The nanny dies; so many of the lines that it had handed over still reach the disk."""
@@ -284,7 +292,34 @@ class World:
         self._dies(process, status)
         self.tell(e.TimePassed())
 
+    @property
+    def owner(self) -> Process | None:
+        """The process of the present life, once it runs the program."""
+        found = [
+            one for one in self.processes if one.incarnation == self.state.incarnation and not one.parked
+        ]
+        return found[0] if found else None
+
     # Time
+
+    def come_to_rest(self) -> None:
+        """Everybody does what is asked of him, until nothing is left to do or too much was done."""
+        for one in self.processes:
+            one.unkillable = False
+        for _ in range(ROUNDS_TO_REST):
+            state, owner = self.state, self.owner
+            if self.evidence:
+                self.tell(self.evidence.pop(0))
+            elif self.reloads:
+                self.tell(e.ConfigReloaded((), (), self.reloads.pop(0)))
+            elif owner is not None and (state.stopping is not None or state.vitals.leaving):
+                self.dies(owner, "SIGTERM")
+            elif owner is not None and state.phase is not Phase.RUNNING and not state.vitals.triggered:
+                self.tell(e.HeartbeatReceived(owner.incarnation, ready=True))
+            elif state.phase in {Phase.RUNNING, Phase.DOWN} and not state.ledger.pending:
+                return
+            else:
+                self.wait(400.0)
 
     def wait(self, longest_s: float) -> None:
         """Time goes on to the next deadline, or not that far."""

@@ -6,8 +6,12 @@ is compacted to is the same state; and once the world means well, everything com
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,19 +24,21 @@ from hypothesis.stateful import (
 
 from nanny.core import events as e
 from nanny.core import startup
-from nanny.core.child import Stage
 from nanny.core.config import ChildTiming, PolicyConfig
 from nanny.core.events import Command, CommandKind, Source
 from nanny.core.policy import next_deadline
+from nanny.core.records import CommandAccepted, CommandFinished
 from nanny.core.state import Phase
 from tests.exploration.crashing_world import World, essence
+
+if TYPE_CHECKING:
+    from nanny import adoption
 
 CONFIG = PolicyConfig(
     worker=ChildTiming(crash_loop_after=3, unkillable_timeout_s=3.0, stop_grace_s=3.0, stable_after_s=20.0),
     server_restarts_per_hour=1000,
     server_commands_per_hour=1000,
 )
-ROUNDS_TO_REST = 200
 kinds = st.sampled_from(CommandKind)
 aims = st.sampled_from(["none", "present", "past", "future"])
 few = st.integers(0, 3)
@@ -47,10 +53,9 @@ class Crashes(RuleBasedStateMachine):
     # The worker
 
     def beat(self, **fields: object) -> None:
-        state = self.world.state
-        if any(not one.parked and one.incarnation == state.incarnation for one in self.world.processes):
-            assert state.incarnation is not None
-            self.world.tell(replace(e.HeartbeatReceived(state.incarnation), **fields))  # type: ignore[arg-type]
+        owner = self.world.owner
+        if owner is not None:
+            self.world.tell(replace(e.HeartbeatReceived(owner.incarnation), **fields))  # type: ignore[arg-type]
 
     @rule(ready=st.booleans(), stopping=st.booleans())
     def worker_beats(self, ready: bool, stopping: bool) -> None:
@@ -142,12 +147,9 @@ class Crashes(RuleBasedStateMachine):
     def journal_is_compacted(self) -> None:
         world = self.world
         world.compact()
-        living = tuple(
-            startup.Living(one.incarnation, one.pid, world.state.worker.stage is Stage.READY, one.fenced)
-            for one in world.processes
-            if not one.parked
-        )
-        records = [(line.record, line.at) for line in world.journal]
+        records: list[adoption.Dated] = [(line.record, line.at) for line in world.journal]
+        living, unjournaled = world.find(records)
+        assert unjournaled == []
         again = startup.recover(records, living, world.now, ("x", "y"), CONFIG).state
         assert essence(again) == essence(world.state)
         assert (again.epoch, again.spare_epoch) == (world.state.epoch, "y")
@@ -190,28 +192,57 @@ class Crashes(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The world means well from here on: all comes to rest, and nothing is owed."""
         world = self.world
-        for one in world.processes:
-            one.unkillable = False
-        world.crash(99) if world.is_gone or world.state.is_shutting_down else world.heal()
+        if world.is_gone or world.state.is_shutting_down:
+            world.crash(99)
         world.heal()
-        for _ in range(ROUNDS_TO_REST):
-            if world.state.phase in {Phase.RUNNING, Phase.DOWN} and not world.state.ledger.pending:
-                break
-            self.beat(ready=True)
-            while world.evidence:
-                world.tell(world.evidence.pop(0))
-            while world.reloads:
-                world.tell(e.ConfigReloaded((), (), world.reloads.pop(0)))
-            stopping = world.state.stopping
-            leaving = world.state.vitals.leaving or (stopping is not None and not world.evidence)
-            for one in world.processes:
-                if leaving and one.incarnation == world.state.incarnation:
-                    world.dies(one, "SIGTERM")
-                    break
-            else:
-                world.wait(1.0 if world.state.worker.stage is Stage.READY else 400.0)
+        world.come_to_rest()
         assert world.state.phase in {Phase.RUNNING, Phase.DOWN}, world.state
         assert not world.state.ledger.pending, world.state
+
+
+ORDERS = (
+    CommandKind.RESTART,
+    CommandKind.STOP,
+    CommandKind.START,
+    CommandKind.HOLD,
+    CommandKind.COLLECT_EVIDENCE,
+    CommandKind.RELOAD,
+)
+SEQUENCES = [
+    *product(ORDERS, repeat=1),
+    *product(ORDERS, repeat=2),
+    *product((CommandKind.RESTART, CommandKind.STOP, CommandKind.START), repeat=3),
+]
+
+
+@pytest.mark.parametrize("worker_lives", [True, False], ids=["worker lives on", "machine rebooted"])
+@pytest.mark.parametrize("kinds", SEQUENCES, ids=[" ".join(kinds) for kinds in SEQUENCES])
+def test_the_journal_may_end_after_any_line(kinds: tuple[CommandKind, ...], worker_lives: bool) -> None:
+    """Steps are not atomic on disk: whatever of one is missing, the latest order holds and each order ends."""
+    world = World(CONFIG)
+    world.come_to_rest()
+    began = len(world.journal)
+    for number, kind in enumerate(kinds):
+        world.tell(
+            e.CommandReceived(Command(f"o{number}", kind, 60.0, "because", "x", Source.SERVER, for_s=5.0))
+        )
+    for end in range(began, len(world.journal) + 1):
+        again = deepcopy(world)
+        again.journal = again.journal[:end]
+        again.outcomes.clear()
+        again.facts.clear()  # What /run would know is not needed.
+        if worker_lives:
+            again.crash(0)
+        else:
+            again.reboot(0)
+        again.come_to_rest()
+        accepted = [line.record.command for line in again.journal if isinstance(line.record, CommandAccepted)]
+        ended = [line.record.command_id for line in again.journal if isinstance(line.record, CommandFinished)]
+        assert not again.state.ledger.pending
+        assert len(ended) == len(set(ended))
+        assert {one.id for one in accepted} <= set(ended)
+        wants = [one.kind for one in accepted if one.kind in {CommandKind.STOP, CommandKind.START}]
+        assert again.state.phase is (Phase.DOWN if wants[-1:] == [CommandKind.STOP] else Phase.RUNNING)
 
 
 def test_rules_hold_whatever_crashes_and_whenever() -> None:
