@@ -294,11 +294,9 @@ class World:
 
     @property
     def owner(self) -> Process | None:
-        """The process of the present life, once it runs the program."""
-        found = [
-            one for one in self.processes if one.incarnation == self.state.incarnation and not one.parked
-        ]
-        return found[0] if found else None
+        """The process of the present life, while it runs the program and is not fenced."""
+        found = [] if self.state.incarnation is None else self._of(self.state.incarnation)
+        return next((one for one in found if not (one.parked or one.fenced)), None)
 
     # Time
 

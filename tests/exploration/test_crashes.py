@@ -79,6 +79,15 @@ class Crashes(RuleBasedStateMachine):
     def worker_enters_uninterruptible_sleep(self) -> None:
         self.world.processes[-1].unkillable = True
 
+    @precondition(lambda self: self.world.owner is not None)
+    @rule()
+    def worker_does_not_die_of_sigkill(self) -> None:
+        self.worker_enters_uninterruptible_sleep()
+        self.beat(ready=True)
+        self.beat(trigger=True)
+        for _ in range(5):
+            self.world.wait(400.0)
+
     # Answers
 
     @precondition(lambda self: self.world.evidence)
@@ -142,7 +151,7 @@ class Crashes(RuleBasedStateMachine):
     def disk_answers(self) -> None:
         self.world.heal()
 
-    @precondition(lambda self: not self.world.disk_hangs)
+    @precondition(lambda self: not (self.world.disk_hangs or self.world.is_gone))
     @rule()
     def journal_is_compacted(self) -> None:
         world = self.world
