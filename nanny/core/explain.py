@@ -130,10 +130,12 @@ def _next_step(state: NannyState, config: PolicyConfig) -> tuple[str, float | No
             return "end it unless it is ready before", worker.deadline
         case Stage.READY if state.vitals.leaving:
             return "end it unless it exits before", worker.deadline
-        case Stage.READY if worker.failures:
-            return "forget past failures if it stays healthy", worker.since + config.worker.stable_after_s
         case Stage.READY if worker.deadline is not None:
             return "ask the kernel unless a heartbeat comes before", worker.deadline
+        case Stage.READY if worker.failures:
+            return "forget past failures if it stays healthy", worker.since + config.worker.stable_after_s
+        case Stage.ABSENT if state.is_shutting_down:
+            return "the nanny ends, link first", state.link.deadline
         case Stage.ABSENT:
             return "nothing until somebody orders start: nannyctl start", None
         case _:
