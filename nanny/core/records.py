@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nanny.core.actions import Outcome
 from nanny.core.events import Command, CommandKind, Source
@@ -17,7 +17,10 @@ from nanny.protocol.errors import ProtocolViolation
 from nanny.protocol.incarnation import Incarnation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_T = TypeVar("_T")
+_COUNT_LIMIT: Final = 2**53
 
 
 class Desired(StrEnum):
@@ -212,16 +215,10 @@ def from_json(plain: Mapping[str, Any]) -> Record | None:
     """The record of a JSON object; None for a type that this version does not know.
 
     Raises:
-        ProtocolViolation: a known type with a missing or wrong field.
+        ProtocolViolation: a known type with a missing or wrong field, which is named.
     """
     record_type = _TYPES.get(str(plain.get("type")))
-    if record_type is None:
-        return None
-    try:
-        values = {field.name: _field(field.name, plain[field.name]) for field in fields(record_type)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolViolation(f"record {plain.get('type')}: field {error} is missing or wrong") from error
-    return record_type(**values)
+    return None if record_type is None else _read(record_type, plain)
 
 
 def _to_plain(value: Any) -> Any:
@@ -232,53 +229,72 @@ def _command_to_json(command: Command) -> dict[str, Any]:
     return {field.name: _to_plain(getattr(command, field.name)) for field in fields(command)}
 
 
-def _incarnation(value: Any) -> Incarnation | None:
-    return None if value is None else Incarnation.parse(_typed(str, value))
+def _read(cls: type[_T], plain: Mapping[str, Any]) -> _T:
+    values = {}
+    for field in fields(cls):  # type: ignore[arg-type]
+        try:
+            values[field.name] = _READERS[str(field.type)](plain[field.name])
+        except (KeyError, TypeError, ValueError, ProtocolViolation) as error:
+            what = f"{plain.get('type', cls.__name__)}: {field.name}"
+            found = "missing" if isinstance(error, KeyError) else f"{str(plain[field.name])[:80]!r} ({error})"
+            raise ProtocolViolation(f"record {what} is {found}") from error
+    return cls(**values)
 
 
-def _typed(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{value!r} is not {kind.__name__}")
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not text")
     return value
 
 
-def _field(name: str, value: Any) -> Any:
-    match name:
-        case "incarnation":
-            return _incarnation(value)
-        case "desired":
-            return Desired(value)
-        case "kind":
-            return CommandKind(value)
-        case "outcome":
-            return Outcome(value)
-        case "command":
-            return _command(_typed(dict, value))
-        case "until" | "after_s":
-            return (
-                value
-                if value is None
-                else _typed(float, value)
-                if isinstance(value, float)
-                else _typed(int, value)
-            )
-        case "pid" | "start_time_ticks" | "failures":
-            return _typed(int, value)
-        case "draining" | "local" | "status" if isinstance(value, bool):
-            return value
-        case _:
-            return _typed(str, value)
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
 
 
-def _command(plain: dict[str, Any]) -> Command:
-    for_s = plain.get("for_s")
-    return Command(
-        id=_typed(str, plain["id"]),
-        kind=CommandKind(plain["kind"]),
-        time_to_live_s=float(plain["time_to_live_s"]),
-        reason=_typed(str, plain["reason"]),
-        actor=_typed(str, plain["actor"]),
-        source=Source(plain["source"]),
-        target=_incarnation(plain.get("target")),
-        for_s=None if for_s is None else float(for_s),
-    )
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _COUNT_LIMIT:
+        raise ValueError(f"not a whole number from 0 to {_COUNT_LIMIT}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not -_COUNT_LIMIT < value < _COUNT_LIMIT
+    ):
+        raise ValueError("not a finite number")
+    return float(value)
+
+
+def _command(value: Any) -> Command:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return _read(Command, {"target": None, "for_s": None, **value})
+
+
+def _optional(read: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _incarnation(value: Any) -> Incarnation:
+    return Incarnation.parse(_text(value))
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "str": _text,
+    "bool": _truth,
+    "int": _count,
+    "float": _number,
+    "float | None": _optional(_number),
+    "Incarnation": _incarnation,
+    "Incarnation | None": _optional(_incarnation),
+    "Command": _command,
+    "CommandKind": CommandKind,
+    "Desired": Desired,
+    "Outcome": Outcome,
+    "Source": Source,
+}
+"""By a field's annotation: what its value in JSON has to be."""
