@@ -66,7 +66,9 @@ def test_a_program_on_a_dead_mount_holds_its_child_and_never_the_nanny(
 ) -> None:
     with dead_mount(tmp_path / "dead") as dead:
         node.start((str(dead / "program"),), "--start-timeout-s=30")
-        status = node.wait_for_phase("starting")
+        status = node.wait_for(
+            lambda status: status["phase"] == "starting" and status["worker"]["pid"], "a parked child"
+        )
         pid = status["worker"]["pid"]
         wait_until(lambda: _syscall_waits(pid), 10, "the child to hang in its exec")
         for _ in range(20):
