@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nanny import fault_point
 from nanny.common.settings import Problem, setting
 from nanny.core.events import CommandKind
 
@@ -182,7 +183,6 @@ class NannyConfig:
     fault_point: str | None = setting(
         None,
         help="For tests only: the nanny signals itself at this place (see nanny/fault_point.py).",
-        choices=("worker-parked", "worker-recorded", "recovering:STOP"),
         section="journal",
     )
     journal_timeout_s: float = setting(
@@ -237,6 +237,9 @@ def check(config: NannyConfig) -> tuple[Problem, ...]:
                 f"at most backoff_ceiling_s ({config.backoff_ceiling_s:g} s)",
             )
         )
+    if config.fault_point is not None and not fault_point.is_place(config.fault_point):
+        expected = f"one of {', '.join(fault_point.PLACES)}, or after-WHAT-N"
+        problems.append(Problem("fault_point", config.fault_point, expected))
     for key, longest in (("state_dir", 200), ("runtime_dir", 80)):
         value = getattr(config, key)
         if not value.startswith("/"):

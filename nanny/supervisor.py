@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanny import fault_point
 from nanny.core import events as e
 from nanny.core import invariants
 from nanny.core.actions import ConfirmNumbers
@@ -110,6 +111,7 @@ class Supervisor:
 
     def _take_step(self, event: e.Event) -> None:
         before = self.state
+        fault_point.hear(event.command.kind if isinstance(event, e.CommandReceived) else type(event).__name__)
         try:
             result = step(before, event, self._loop.now, self.config)
         except Exception as error:
@@ -117,6 +119,9 @@ class Supervisor:
             return
         self.state = result.state
         self.steps_total += 1
+        has_effects = bool(result.records or result.actions)
+        if has_effects:
+            fault_point.reach("decided")
         ticket = None
         if result.records:
             at = round(self._loop.now, 3)
@@ -125,9 +130,10 @@ class Supervisor:
             except (TypeError, ValueError) as error:
                 # A record that can't be written must not cost what it was about: act without it, and shout.
                 self._failed("record not written", event=type(event).__name__, error=repr(error))
+            fault_point.reach("recorded")
         if result.actions:
             self._held.append(_Held(ticket, result.actions))
-        if result.records or result.actions:
+        if has_effects:
             for problem in invariants.cheap(self.state, self.config):
                 self.violations_total += 1
                 self._log.error("invariant broken", problem=problem, caused_by=type(event).__name__)
@@ -136,6 +142,8 @@ class Supervisor:
                 observe(before, self.state, result.records)
             except Exception as error:
                 self._failed("observer failed", event=type(event).__name__, error=repr(error))
+        if has_effects:
+            fault_point.reach("observed")
 
     def _may_run(self) -> bool:
         if not self._held:
@@ -149,6 +157,7 @@ class Supervisor:
                 self._effects[type(action)](action)
             except Exception as error:
                 self._failed("action failed", action=type(action).__name__, error=repr(error))
+            fault_point.reach(type(action).__name__)
 
     def _failed(self, what: str, **fields: str) -> None:
         self.errors_total += 1
