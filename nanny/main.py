@@ -11,17 +11,15 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from zlib import crc32
 
-from nanny import adoption, facts, fault_point, fork_gate, launch, state_claim, view
+from nanny import fault_point, fork_gate, launch, state_claim
 from nanny.common.identifiers import uuid7
 from nanny.common.log_lines import LogLines, is_journal
-from nanny.control import Client, ControlSocket, RequestError
-from nanny.control_requests import ALL, OPERATING, ControlRequests
+from nanny.control import ControlSocket
+from nanny.control_requests import ControlRequests
 from nanny.core import events as e
-from nanny.core import startup
 from nanny.core.actions import (
     AbandonWorker,
     CollectEvidence,
@@ -35,12 +33,12 @@ from nanny.core.actions import (
     SpawnLink,
     SpawnWorker,
 )
-from nanny.core.child import Stage
-from nanny.core.records import EpochMinted, IncarnationEnded, IncarnationStarted, to_json
+from nanny.core.records import to_json
 from nanny.durability import Durability
 from nanny.errors import HostError, NannyError
 from nanny.event_loop import DeadlineSource, EventLoop
 from nanny.evidence.desk import EvidenceDesk
+from nanny.handover import Handover
 from nanny.health_socket import HealthSocket
 from nanny.journal.client import JournalClient
 from nanny.link_process import LinkProcess
@@ -53,25 +51,23 @@ from nanny.log_outlet import LogOutlet
 from nanny.metrics import Counters
 from nanny.policy_settings import policy
 from nanny.reaper import Reaper
+from nanny.recovery import Recovery, recover
 from nanny.reload import Reloader
 from nanny.roles import Roles, group_id
+from nanny.status import NannyStatus
 from nanny.supervisor import Supervisor
 from nanny.worker_output import WorkerOutput
 from nanny.worker_process import Life, WorkerProcess
-from nanny.worker_spec import LISTENER_NAME
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
 
+    from nanny import adoption
     from nanny.core.records import Record
     from nanny.core.state import NannyState
-    from nanny.evidence.desk import Saved
     from nanny.launch import Launch
 
 LATE_AFTER_S: Final = 1.0
-_OUTCOMES_IN_FACTS: Final = 32
-_REEXEC_PAUSE_S: Final = 60.0
 _STOPPED_EXIT: Final = 0
 _ALREADY_RUNNING_EXIT: Final = 75
 """EX_TEMPFAIL of sysexits(3)."""
@@ -102,12 +98,9 @@ class Nanny:
         self._launch = started
         self._config = config
         self._is_ending = False
-        self._reexec_wanted = False
-        self._reexec_not_before = 0.0
         self._shutdown_wanted = False
         self._reap_at: float | None = None
         self._cgroup: cgroup.SubCgroup | None = None
-        self._unjournaled: list[Record] = []
         with suppress(HostError):
             subreaper.set_process_name("nanny")
         os.makedirs(config.runtime_dir, mode=0o755, exist_ok=True)
@@ -143,7 +136,7 @@ class Nanny:
         self._supervisor: Supervisor | None = None
         self._started_at = self._loop.now
         self._durability = self._open_journal()
-        self._wire(*self._recover())
+        self._wire(self._recover())
 
     # Start
 
@@ -178,44 +171,25 @@ class Nanny:
             self._loop.turn()
         return durability
 
-    def _recover(self) -> tuple[startup.Recovered, list[adoption.Found], dict[str, Any]]:
-        known = facts.read_facts(self._facts_path())
-        remembered = known.facts or {}
-        of_run = remembered.get("records")
-        of_run = of_run if isinstance(of_run, list) else []
-        opened = self._durability.opened
-        plain: Sequence[Any] = of_run if opened is None else opened.records
-        if opened is None:
-            self._log.error("starting without a journal", why=self._durability.degraded)
-        elif opened.torn_bytes or opened.damaged:
-            self._log.warning("journal repaired", torn_bytes=opened.torn_bytes, damaged=opened.damaged)
-        records, problems = adoption.parse_records(plain, self._boot_id)
-        if opened is not None and opened.damaged:
-            # Reserved numbers may be among what was lost: the epoch that the writer went on with counts anew.
-            records.append((EpochMinted(opened.epoch), None))
-        if opened is not None:
-            of_this_boot = adoption.parse_records(of_run, self._boot_id)[0]
-            adoption.add_unknown_living(records, of_this_boot)
-            self._unjournaled += adoption.add_unknown_orders(records, of_this_boot)
-        for problem in problems:
-            self._log.warning("journal record passed over", why=problem)
-        found = adoption.find_living(records)
-        living = tuple(
-            startup.Living(one.started.incarnation, one.started.pid, one.was_ready, one.fenced)
-            for one in found
+    def _recover(self) -> Recovery:
+        config = policy(self._config, self._launch.node_id)
+        return recover(
+            self._durability, self._facts_path(), self._boot_id, self._loop.now, config, self._mint, self._log
         )
-        epochs = (self._mint(), self._mint())
-        recovered = startup.recover(
-            records, living, self._loop.now, epochs, policy(self._config, self._launch.node_id)
-        )
-        return recovered, found, remembered
 
-    def _wire(
-        self, recovered: startup.Recovered, found: list[adoption.Found], remembered: dict[str, Any]
-    ) -> None:
+    def _facts_path(self) -> str:
+        return os.path.join(self._config.runtime_dir, "facts")
+
+    def _wire(self, recovery: Recovery) -> None:
         config, loop, log = self._config, self._loop, self._log
+        found = recovery.found
         supervisor = Supervisor(
-            recovered.state, policy(config, self._launch.node_id), loop, self._durability, log, self._mint
+            recovery.recovered.state,
+            policy(config, self._launch.node_id),
+            loop,
+            self._durability,
+            log,
+            self._mint,
         )
         self._supervisor = supervisor
         self._counters = Counters()
@@ -238,10 +212,6 @@ class Nanny:
             self._reaper,
             self._apply_settings,
         )
-        self._desk = EvidenceDesk(
-            config, supervisor, loop, log, self.workers, self._reaper, self._output_tail, self.status
-        )
-        self._desk.on_saved = self._tell_evidence
         self._control = ControlSocket(
             os.path.join(config.runtime_dir, "control.sock"),
             loop,
@@ -249,13 +219,82 @@ class Nanny:
             Roles(config, lambda: self.link.pid).of,
             group_id(config.sockets_group),
         )
-        ControlRequests(self._control, supervisor, self.status)
-        self._control.serve("logs", OPERATING, self._serve_logs)
-        self._control.serve("reexec", OPERATING, self._serve_reexec)
-        self._control.serve("healthcheck", ALL, self._serve_healthcheck)
+        self.status = self._show(supervisor)
+        self._desk = EvidenceDesk(
+            config,
+            supervisor,
+            loop,
+            log,
+            self.workers,
+            self._reaper,
+            self.status.output_tail,
+            self.status.whole,
+        )
+        self._desk.on_saved = self.status.tell_evidence
+        ControlRequests(self._control, supervisor, self.status.whole)
+        self._handover = self._leave_behind(supervisor)
         self._wire_effects(supervisor)
         supervisor.on_step += [self._counters.observe, self._after_step]
-        self._durability.snapshot = self._snapshot
+        self._adopt(found)
+        self.link.end_left_over(recovery.link)
+        if recovery.unjournaled:
+            at = round(loop.now, 3)
+            self._durability.append([{**to_json(record), "at": at} for record in recovery.unjournaled])
+        self._reap()
+        supervisor.tell(e.NannyStarted())
+        if self._durability.degraded:
+            supervisor.tell(e.JournalDegraded(self._durability.degraded))
+        self.health.serve(supervisor, self.status.words)
+        if self.health.fd < 0 and no_socket:
+            supervisor.tell(e.HealthSocketLost(no_socket))
+        if self._shutdown_wanted:
+            supervisor.tell(e.ShutdownRequested())
+        if self._watchdog_s is not None:
+            self._pet_at = loop.now
+            loop.add_source(DeadlineSource(lambda: self._pet_at, self._pet))
+
+    def _show(self, supervisor: Supervisor) -> NannyStatus:
+        status = NannyStatus(
+            launch=self._launch,
+            state_dir=self._config.state_dir,
+            boot_id=self._boot_id,
+            supervisor=supervisor,
+            loop=self._loop,
+            workers=self.workers,
+            health=self.health,
+            output=self._output,
+            durability=self._durability,
+            reaper=self._reaper,
+            outlet=self._outlet,
+            counters=self._counters,
+            control=self._control,
+            started_at=self._started_at,
+        )
+        status.serve()
+        return status
+
+    def _leave_behind(self, supervisor: Supervisor) -> Handover:
+        handover = Handover(
+            started=self._launch,
+            facts_path=self._facts_path(),
+            boot_id=self._boot_id,
+            lock_fd=self._lock.fileno(),
+            claim_fd=-1 if self._claim is None else self._claim.fileno(),
+            supervisor=supervisor,
+            loop=self._loop,
+            workers=self.workers,
+            link=self.link,
+            health=self.health,
+            durability=self._durability,
+            reloader=self._reloader,
+            control=self._control,
+            lines=self._log,
+        )
+        handover.serve()
+        self._durability.snapshot = handover.snapshot
+        return handover
+
+    def _adopt(self, found: list[adoption.Found]) -> None:
         for one in found:
             life = Life(
                 one.started.incarnation, one.started.pid, one.pidfd, one.started.start_time_ticks, None, None
@@ -265,23 +304,8 @@ class Nanny:
             if one.fenced:
                 # Nobody's any more, whatever kept its end from being brought about.
                 pidfd.send_signal(one.pidfd, signal.SIGKILL)
-            log.info("worker adopted", incarnation=str(one.started.incarnation), pid=one.started.pid)
+            self._log.info("worker adopted", incarnation=str(one.started.incarnation), pid=one.started.pid)
         self.workers.sweep_left_over()
-        if remembered.get("boot") == self._boot_id:
-            self.link.end_left_over(remembered.get("link"))
-        self._record_deaths(recovered)
-        self._reap()
-        supervisor.tell(e.NannyStarted())
-        if self._durability.degraded:
-            supervisor.tell(e.JournalDegraded(self._durability.degraded))
-        self.health.serve(supervisor, self._words)
-        if self.health.fd < 0 and no_socket:
-            supervisor.tell(e.HealthSocketLost(no_socket))
-        if self._shutdown_wanted:
-            supervisor.tell(e.ShutdownRequested())
-        if self._watchdog_s is not None:
-            self._pet_at = loop.now
-            loop.add_source(DeadlineSource(lambda: self._pet_at, self._pet))
 
     def _wire_effects(self, supervisor: Supervisor) -> None:
         supervisor.effect(SpawnWorker, self._spawn)
@@ -337,19 +361,6 @@ class Nanny:
         if self._output is not None:
             self._output.on_readable()
 
-    def _record_deaths(self, recovered: startup.Recovered) -> None:
-        failures = recovered.state.worker.failures
-        records = [
-            *self._unjournaled,
-            *(
-                IncarnationEnded(one, "unseen", "ended while no nanny watched", failures)
-                for one in recovered.dead_unrecorded
-            ),
-        ]
-        if records:
-            at = round(self._loop.now, 3)
-            self._durability.append([{**to_json(record), "at": at} for record in records])
-
     # Running
 
     def run(self) -> None:
@@ -365,8 +376,7 @@ class Nanny:
         self._notifier.ready()
         while not self._is_ending:
             self._loop.turn()
-            if self._reexec_wanted or self._durability.wants_fresh_start:
-                self._try_reexec()
+            self._handover.attend()
         self._close()
 
     def _end(self, _action: ExitNanny) -> None:
@@ -382,7 +392,7 @@ class Nanny:
             self.health.close,
             self._durability.close,
             self._remove_cgroup,
-            lambda: os.unlink(self._facts_path()),
+            self._handover.remove_facts,
             self._outlet.close,
         ):
             # What can't be tidied up is the next nanny's; an ordered end is no crash.
@@ -441,161 +451,10 @@ class Nanny:
 
     def _after_step(self, before: NannyState, after: NannyState, records: tuple[Record, ...]) -> None:
         if records or before.link.pid != after.link.pid:
-            self._write_facts()
+            self._handover.write_facts()
             for record in records:
                 plain = to_json(record)
                 self._log.info(str(plain.pop("type")), **plain)
         if before.phase is not after.phase:
             self.health.words_changed()
             self._notifier.status(f"{after.phase}, incarnation {after.incarnation}")
-
-    # Shown to others
-
-    def status(self) -> dict[str, Any]:
-        """The whole status, as JSON values; ages in seconds."""
-        supervisor = self._supervisor
-        assert supervisor is not None
-        return {
-            **view.status(supervisor.state, self._loop.now, supervisor.config),
-            "stall_stack": self._stall_stack(),
-            "node_name": self._launch.node_name,
-            "healthz": self.health.address,
-            "state_dir": self._config.state_dir,
-            "boot_id": self._boot_id,
-            "nanny": {
-                "version": self._launch.version,
-                "pid": os.getpid(),
-                "age_s": round(self._loop.now - self._started_at, 3),
-                "reexecuted": self._launch.reexecuted,
-                "late_s": round(self._loop.latest_s, 6),
-                "steps_total": supervisor.steps_total,
-                "errors_total": supervisor.errors_total + self._loop.errors_total,
-                "violations_total": supervisor.violations_total,
-            },
-            "counters": {
-                **self._counters.as_json(),
-                "beats_total": self.workers.beats_total,
-                "datagrams_refused_total": self.workers.refused_total,
-                "children_reaped_total": self._reaper.reaped_total,
-                "fallback_answers_total": 0
-                if self.health.responder is None
-                else self.health.responder.answered_total,
-                "control_refused_total": self._control.refused_total,
-                "log_lines_dropped_total": self._outlet.dropped_total,
-                "journal_bytes": self._durability.file_bytes,
-            },
-        }
-
-    def _tell_evidence(self, saved: Saved) -> None:
-        self._control.push(
-            {
-                "push": "evidence",
-                "bundle": saved.name,
-                "incarnation": str(saved.incarnation),
-                "reason": saved.reason,
-                "size_bytes": saved.size_bytes,
-                "stalled_at": saved.stalled_at,
-            }
-        )
-
-    def _stall_stack(self) -> str:
-        """The stack of the loop while it stalls, as the latest beat told it."""
-        life = self.workers.current()
-        beat = None if life is None else life.last_beat
-        return "" if beat is None else beat.stall_stack or ""
-
-    def _words(self) -> dict[str, Any]:
-        told = self.status()
-        return {
-            key: told[key]
-            for key in ("phase", "because", "next_step", "next_step_in_s", "incarnation", "desired")
-        }
-
-    def _output_tail(self, limit_bytes: int) -> bytes:
-        return b"" if self._output is None else self._output.tail(limit_bytes)
-
-    def _serve_logs(self, request: dict[str, Any], _client: Client) -> dict[str, Any]:
-        limit = request.get("limit_bytes", 65536)
-        if not isinstance(limit, int) or not 0 < limit <= 1 << 20:
-            raise RequestError("limit_bytes: 1 to 1048576")
-        return {"text": self._output_tail(limit).decode("utf-8", "replace")}
-
-    def _serve_healthcheck(self, _request: dict[str, Any], _client: Client) -> dict[str, Any]:
-        assert self._supervisor is not None
-        state = self._supervisor.state
-        return {"healthy": state.phase == "running", "phase": str(state.phase), "draining": state.draining}
-
-    def _serve_reexec(self, request: dict[str, Any], client: Client) -> None:
-        """Once the program on disk has shown that it can be loaded, and has read the settings."""
-
-        def read(problem: str) -> None:
-            if problem:
-                self._control.refuse(client, request.get("id"), f"not executed anew: {problem}")
-                return
-            self._control.answer(client, request.get("id"), {"reexecuting": True, "pid": os.getpid()})
-            self._reexec_wanted = True
-
-        self._reloader.read(read)
-
-    # What survives
-
-    def _facts_path(self) -> str:
-        return os.path.join(self._config.runtime_dir, "facts")
-
-    def _snapshot(self, delivered_limit: int | None = None) -> list[dict[str, Any]]:
-        """The state as records; of outcomes that nobody waits for any more, only the latest so many."""
-        assert self._supervisor is not None
-        # One that is parked belongs in as soon as the core knows it: it is released after this is written.
-        worker_pid = self._supervisor.state.worker.pid
-        living = tuple(
-            IncarnationStarted(life.incarnation, life.pid, life.start_time_ticks)
-            for life in self.workers.lives.values()
-            if life.parked is None or life.pid == worker_pid
-        )
-        at = round(self._loop.now, 3)
-        state = self._supervisor.state
-        if delivered_limit is not None:
-            state = replace(state, ledger=state.ledger.without_old_delivered(delivered_limit))
-        return [{**to_json(record), "at": at} for record in startup.compact(state, living)]
-
-    def _write_facts(self) -> None:
-        records = [{**record, "boot": self._boot_id} for record in self._snapshot(_OUTCOMES_IN_FACTS)]
-        known = {"boot": self._boot_id, "records": records, "link": self.link.remembered}
-        try:
-            facts.write_facts(self._facts_path(), known)
-        except (OSError, ValueError) as error:
-            self._log.error("the facts for adoption could not be written", error=str(error))
-
-    def _try_reexec(self) -> None:
-        """Execute the nanny anew in place, once everything decided is durable or degraded for good."""
-        supervisor = self._supervisor
-        assert supervisor is not None
-        is_born = supervisor.state.worker.stage is not Stage.SPAWNING and supervisor.is_idle
-        if not is_born or not self._durability.is_settled or self._loop.now < self._reexec_not_before:
-            return
-        self._reexec_wanted = False
-        # Once more in a while, if it fails.
-        self._reexec_not_before = self._loop.now + _REEXEC_PAUSE_S
-        listeners = {} if self.health.fd < 0 else {LISTENER_NAME: [os.dup(self.health.fd)]}
-        self._log.info("executing anew", pid=os.getpid())
-        self._write_facts()
-        again = launch.Launch(
-            settings=self._reloader.latest,
-            resolve_argv=self._launch.resolve_argv,
-            version=self._launch.version,
-            node_id=self._launch.node_id,
-            node_name=self._launch.node_name,
-            lock_fd=self._lock.fileno(),
-            claim_fd=-1 if self._claim is None else self._claim.fileno(),
-            listeners=listeners,
-            reexecuted=self._launch.reexecuted + 1,
-        )
-        try:
-            launch.execute(again, os.environ)
-        except OSError as error:
-            self._log.error("could not execute anew; going on as before", error=str(error))
-            for fd in (again.lock_fd, again.claim_fd):
-                if fd >= 0:
-                    os.set_inheritable(fd, False)
-            for fd in listeners.get(LISTENER_NAME, []):
-                os.close(fd)
