@@ -349,15 +349,20 @@ def cgroup_of(node: RealNanny) -> Path | None:
 
 
 def remove_cgroups(node: RealNanny) -> None:
-    """Remove the node's empty cgroups, those of a killed nanny."""
+    """Remove the node's cgroups, those of a killed nanny, with whoever is left in them.
+
+    A process in the middle of execve(2) shows no environment, so looking for a token in it may pass one over.
+    """
     subtree = cgroup_of(node)
     if subtree is None or not subtree.exists():
         return
 
     def removed() -> bool:
+        with suppress(OSError):
+            (subtree / "cgroup.kill").write_text("1")
         for path in [*subtree.glob("*/"), subtree]:
             with suppress(OSError):
                 path.rmdir()
         return not subtree.exists()
 
-    wait_until(removed, PATIENCE_S, "the node's cgroups to be empty")
+    wait_until(removed, PATIENCE_S, f"{subtree} to be empty")

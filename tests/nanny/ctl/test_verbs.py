@@ -255,7 +255,9 @@ def test_check_config_is_the_nannys_own(node: RunningNanny, ctl: Ctl, tmp_path: 
     assert "stop_grace_s" in refused.stderr
     shown = ctl(node, "check-config", "--config", str(good), "--origins")
     assert node.runtime_dir in shown.stdout
-    assert ctl(node, "check-config", "--frobnicate").returncode == 64
+    unknown = ctl(node, "check-config", "--frobnicate")
+    assert unknown.returncode == 78
+    assert "--frobnicate" in unknown.stderr
 
 
 def test_an_order_outlives_the_nanny_that_took_it(ctl_running: Background) -> None:

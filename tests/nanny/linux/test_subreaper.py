@@ -9,6 +9,7 @@ from nanny.linux import procfs
 from nanny.linux.pidfd import send_signal
 from tests.support.processes import spawn_python
 
+# Two processes share one pipe: a line is one write, or they mix.
 ORPHAN_MAKER = """
 import os, sys, time
 from nanny.linux.subreaper import become_subreaper
@@ -21,7 +22,7 @@ if middle == 0:
         # Tell who our parent is once that has changed, then wait for the end.
         while os.getppid() == middle:
             time.sleep(0.005)
-        print(os.getppid(), flush=True)
+        os.write(1, b"%d\\n" % os.getppid())
         os.read(0, 1)
         os._exit(0)
     os._exit(0)
@@ -29,9 +30,9 @@ os.waitpid(middle, 0)
 # Still a child of ours? Reap it; else there is none.
 try:
     os.wait()
-    print("reaped", flush=True)
+    os.write(1, b"reaped\\n")
 except ChildProcessError:
-    print("no child", flush=True)
+    os.write(1, b"no child\\n")
 """
 
 
