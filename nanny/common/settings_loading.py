@@ -204,15 +204,21 @@ class _Gathering:
             key = where[-1]
             line = lines.get(where) or lines.get(where[:1])
             origin = Origin("file", f"{path}:{line}" if line else path)
+            is_table = len(where) == 1 and isinstance(value, dict)
+            if is_table and key in PROGRAM_TABLES and not self._is_own_table(key):
+                continue
             if key in self.known:
                 self._take(key, value, from_toml, origin)
-            elif len(where) == 1 and isinstance(value, dict):
-                if key not in PROGRAM_TABLES:
-                    self._unknown(
-                        f"[{key}]", value, "table", {f"[{each}]": "" for each in PROGRAM_TABLES}, origin
-                    )
+            elif is_table:
+                self._unknown(
+                    f"[{key}]", value, "table", {f"[{each}]": "" for each in PROGRAM_TABLES}, origin
+                )
             elif len(where) > 1 or key not in shared_keys:
                 self._unknown(key, value, "key", {each: each for each in self.known}, origin)
+
+    def _is_own_table(self, key: str) -> bool:
+        """A setting may have the name of another program's table: `[nanny]` has a key `link`."""
+        return key in self.known and self.known[key].kind == "table"
 
     def _take(self, key: str, raw: Any, read: Callable[[Setting, Any], Any], origin: Origin) -> None:
         setting = self.known[key]

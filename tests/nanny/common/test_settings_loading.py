@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import agent.config
+import nanny.config
+import nanny.link.config
 from nanny.common.settings import ConfigError, Origin, setting
 from nanny.common.settings_loading import Loaded, key_lines, load
 from tests.support.settings import ExampleConfig, check_example
@@ -77,6 +80,33 @@ def test_one_file_serves_all_programs(toml: Path) -> None:
     assert loaded.config.labels == {"rack": "3"}
     assert loaded.origins["state_dir"].where == f"{toml}:7"
     assert loaded.origins["labels"].where == f"{toml}:8"
+
+
+def test_a_setting_may_have_the_name_of_another_programs_table(toml: Path) -> None:
+    """As `link` of `[nanny]`, and the table `[link]`."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        link: str = setting("off", help="Who starts link.", choices=("off", "unit"))
+
+    toml.write_text('[nanny]\nlink = "unit"\n[link]\nserver_url = "https://server.example"\n')
+
+    assert load(Config, prefix="NANNY", environ={}, toml_path=str(toml)).config.link == "unit"
+
+
+@pytest.mark.parametrize("program", ["nanny", "link", "agent"])
+def test_the_file_of_the_packages_serves_each_program(program: str) -> None:
+    configs: dict[str, tuple[type[Any], Any]] = {
+        "nanny": (nanny.config.NannyConfig, nanny.config.check),
+        "link": (nanny.link.config.LinkConfig, nanny.link.config.check),
+        "agent": (agent.config.AgentConfig, agent.config.check),
+    }
+    config, check = configs[program]
+    path = Path(__file__).parents[3] / "packaging/nodenanny.toml"
+
+    loaded: Loaded[Any] = load(config, prefix=program.upper(), environ={}, toml_path=str(path), check=check)
+
+    assert {origin.kind for origin in loaded.origins.values()} == {"file", "default"}
 
 
 @pytest.mark.parametrize(
