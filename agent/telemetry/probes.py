@@ -7,6 +7,7 @@ system on a dead server) belongs here and nowhere else in the agent. See statvfs
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from agent.telemetry import gpu_probe
@@ -27,8 +28,27 @@ def disk_usage(args: Mapping[str, Any], _emit: Emit) -> dict[str, int | bool]:
         "available_bytes": fs.f_bavail * fs.f_frsize,
         "inodes": fs.f_files,
         "inodes_free": fs.f_ffree,
-        "is_read_only": bool(fs.f_flag & os.ST_RDONLY),
+        "is_read_only": bool(fs.f_flag & os.ST_RDONLY) and is_file_system_read_only(args["path"]),
     }
+
+
+def is_file_system_read_only(path: str, proc_root: str = "/proc") -> bool:
+    """Whether the file system itself is read-only, not merely our view of it.
+
+    A unit with ProtectSystem=strict sees every mount as read-only. An error that the kernel answers with
+    remount-ro, or a read-only entry in fstab, shows in the options of the superblock. True if it can't be told.
+    """
+    real = os.path.realpath(path)
+    found, longest = True, -1
+    with suppress(OSError, ValueError), open(f"{proc_root}/self/mountinfo", "rb") as table:
+        for line in table:
+            ours, _, its = line.partition(b" - ")
+            point = os.fsdecode(ours.split()[4].decode("unicode_escape").encode("latin-1"))
+            # Of two at the same place, the later one covers the other.
+            if len(point) >= longest and f"{real}/".startswith(f"{point.rstrip('/')}/"):
+                longest = len(point)
+                found = b"ro" in its.split()[2].split(b",")
+    return found
 
 
 def resolve(args: Mapping[str, Any], _emit: Emit) -> list[str]:
