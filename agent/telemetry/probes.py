@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from agent.telemetry import gpu_probe
@@ -40,7 +41,7 @@ def is_file_system_read_only(path: str, proc_root: str = "/proc") -> bool:
     """
     real = os.path.realpath(path)
     found, longest = True, -1
-    with suppress(OSError, ValueError), open(f"{proc_root}/self/mountinfo", "rb") as table:
+    with suppress(OSError, ValueError), Path(proc_root, "self/mountinfo").open("rb") as table:
         for line in table:
             ours, _, its = line.partition(b" - ")
             point = os.fsdecode(ours.split()[4].decode("unicode_escape").encode("latin-1"))
