@@ -5,7 +5,10 @@ A request is ``{"id": n, "do": name, …}``, its answer ``{"id": n, "ok": true, 
 nanny also sends ``{"push": …}`` lines. The peer is whoever the kernel says (SO_PEERCRED), and what it may do follows
 from its role. Sizes, clients and output are bounded; whoever breaks a bound loses the connection, and nobody else
 notices. When all places are taken, the client that has been silent for longest makes room: forgotten connections
-must not lock an operator out. unix(7).
+must not lock an operator out.
+
+A turn of the loop serves a bounded number of requests, shared evenly by all clients, and accepts a bounded number of
+clients: whoever asks faster is answered later, while beats and deadlines are served in between. unix(7).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from nanny.event_loop import DeadlineSource
 from nanny.linux import peer_credentials
 
 if TYPE_CHECKING:
@@ -30,8 +34,12 @@ if TYPE_CHECKING:
 REQUEST_LIMIT_BYTES: Final = 64 << 10
 _OUTPUT_LIMIT_BYTES: Final = 4 << 20
 _CLIENTS_LIMIT: Final = 64
+_REQUESTS_A_TURN: Final = 32
+"""Of all clients together; each may always have one served."""
+_ACCEPTS_A_CALL: Final = 8
 _READS_A_TURN: Final = 4
 _CHUNK_BYTES: Final = 64 << 10
+_ID_LIMIT: Final = 128
 
 
 class Role(StrEnum):
@@ -63,6 +71,12 @@ class Client:
     subscribed: bool = False
     asked_at: float = 0.0
     """When it last said something."""
+    searched: int = 0
+    """So many bytes of `received` hold no newline."""
+    turn: int = -1
+    """The loop's turn in which it was served last."""
+    served: int = 0
+    """Requests served in that turn."""
 
 
 class ControlSocket:
@@ -86,6 +100,8 @@ class ControlSocket:
         self._role_of = role_of
         self._requests: dict[str, tuple[frozenset[Role], Callable[[dict[str, Any], Client], Any]]] = {}
         self._clients: dict[int, Client] = {}
+        self._waiting: dict[int, Client] = {}
+        """Those of whom whole lines are here that had no place in this turn."""
         self.refused_total = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with suppress(FileNotFoundError):
@@ -97,6 +113,9 @@ class ControlSocket:
         os.chmod(path, 0o660 if group_id is not None else 0o600)
         self._listener.listen(_CLIENTS_LIMIT)
         loop.watch(self._listener.fileno(), self._accept)
+        loop.add_source(
+            DeadlineSource(lambda: self._loop.now if self._waiting else None, self._serve_waiting)
+        )
 
     def serve(self, name: str, roles: frozenset[Role], run: Callable[[dict[str, Any], Client], Any]) -> None:
         """Say who may ask for what; ``run`` gives the result, None when the answer comes later."""
@@ -104,8 +123,10 @@ class ControlSocket:
 
     def push(self, message: dict[str, Any]) -> None:
         """Send a line to every subscriber."""
-        for client in [one for one in self._clients.values() if one.subscribed]:
-            self.send(client, message)
+        subscribers = [one for one in self._clients.values() if one.subscribed]
+        line = _line(message) if subscribers else b""
+        for client in subscribers:
+            self._send_line(client, line)
 
     def answer(self, client: Client, request_id: Any, result: Any) -> None:
         """Answer a request later; nothing happens when the client has gone meanwhile."""
@@ -119,7 +140,7 @@ class ControlSocket:
         self.send(client, {"id": request_id, "ok": False, "error": error, **again})
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(_ACCEPTS_A_CALL):
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -158,6 +179,9 @@ class ControlSocket:
         if client.waiting:
             self._flush(client)
         for _ in range(_READS_A_TURN):
+            self._serve_lines(client)
+            if client.connection.fileno() < 0 or client.searched < len(client.received):
+                return  # gone, or has had its share of this turn
             try:
                 chunk = client.connection.recv(_CHUNK_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -169,16 +193,39 @@ class ControlSocket:
                 return
             client.received += chunk
             client.asked_at = self._loop.now
-            while (end := client.received.find(b"\n")) >= 0:
-                line = bytes(client.received[:end])
-                del client.received[: end + 1]
-                self._serve_line(client, line)
-                if client.connection.fileno() < 0:
-                    return
-            if len(client.received) > REQUEST_LIMIT_BYTES:
-                self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
-                self._drop(client)
-                return
+        self._serve_lines(client)
+
+    def _serve_lines(self, client: Client) -> None:
+        """Serve whole lines, as many as this client may have in this turn of the loop."""
+        if client.turn != self._loop.turns_total:
+            client.turn, client.served = self._loop.turns_total, 0
+        share = max(1, _REQUESTS_A_TURN // max(1, len(self._clients)))
+        while client.connection.fileno() >= 0:
+            end = client.received.find(b"\n", client.searched)
+            if end < 0:
+                client.searched = len(client.received)
+                break
+            if client.served >= share:
+                break
+            client.served += 1
+            line = bytes(client.received[:end])
+            del client.received[: end + 1]
+            client.searched = 0
+            self._serve_line(client, line)
+        fd = client.connection.fileno()
+        if fd < 0:
+            return
+        if client.searched < len(client.received):
+            self._waiting[fd] = client
+            return
+        self._waiting.pop(fd, None)
+        if client.searched > REQUEST_LIMIT_BYTES:
+            self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
+            self._drop(client)
+
+    def _serve_waiting(self, _now: float) -> None:
+        for client in list(self._waiting.values()):
+            self._ready(client)
 
     def _serve_line(self, client: Client, line: bytes) -> None:
         if not line.strip():
@@ -186,7 +233,7 @@ class ControlSocket:
         request_id: Any = None
         try:
             request = _parse(line)
-            request_id = request.get("id")
+            request_id = _id_of(request)
             name = request.get("do")
             roles, run = self._requests.get(name if isinstance(name, str) else "", (frozenset(), None))
             if run is None:
@@ -205,16 +252,19 @@ class ControlSocket:
 
     def send(self, client: Client, message: dict[str, Any]) -> None:
         """Queue a line; a client that does not read loses its connection."""
+        self._send_line(client, _line(message))
+
+    def _send_line(self, client: Client, line: bytes) -> None:
         if client.connection.fileno() < 0:
             return
-        client.waiting += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        client.waiting += line
         self._flush(client)
         if len(client.waiting) > _OUTPUT_LIMIT_BYTES:
             self._log.warning("control client does not read", pid=client.peer.pid)
             self._drop(client)
 
     def _flush(self, client: Client) -> None:
-        was_waiting = client.connection.fileno()
+        fd = client.connection.fileno()
         try:
             while client.waiting:
                 sent = client.connection.send(client.waiting[:_CHUNK_BYTES])
@@ -224,12 +274,13 @@ class ControlSocket:
         except OSError:
             self._drop(client)
             return
-        self._loop.watch_writable(was_waiting, lambda: self._ready(client), wanted=bool(client.waiting))
+        self._loop.watch_writable(fd, lambda: self._ready(client), wanted=bool(client.waiting))
 
     def _drop(self, client: Client) -> None:
         fd = client.connection.fileno()
         if fd >= 0:
             self._clients.pop(fd, None)
+            self._waiting.pop(fd, None)
             self._loop.unwatch(fd)
             client.connection.close()
 
@@ -241,6 +292,21 @@ class ControlSocket:
         self._listener.close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _id_of(request: dict[str, Any]) -> Any:
+    """What the answer repeats: small, and nothing that can be read but not written again (depth, NaN)."""
+    given = request.get("id")
+    try:
+        if len(json.dumps(given, allow_nan=False)) <= _ID_LIMIT:
+            return given
+    except (ValueError, RecursionError):
+        pass
+    raise RequestError(f"id: a number, a text or the like, at most {_ID_LIMIT} characters of JSON")
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""The control socket on a real loop and real connections: what one client may cost the others, and the nanny.
+
+Each test turns the loop by hand, so that what a turn does can be counted and no clock decides.
+"""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nanny.common.log_lines import LogLines
+from nanny.control import ControlSocket, Role
+from nanny.event_loop import DeadlineSource, EventLoop
+from nanny.linux.clocks import SystemClock
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing_behind")
+
+
+class Desk:
+    """A control socket that answers `echo`, its loop, and clients."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.raised: list[Exception] = []
+        self.served = 0
+        self.loop = EventLoop(SystemClock(), 1e9, lambda _: None, lambda _: None)
+        self.loop.add_source(DeadlineSource(lambda: self.loop.now, lambda _now: None))  # so no turn waits
+        self.loop.on_error = lambda _what, error: self.raised.append(error)
+        log = LogLines(lambda _: None, "test", lambda: 0.0)
+        self.control = ControlSocket(path, self.loop, log, lambda _peer: Role.OPERATOR)
+        self.control.serve("echo", frozenset(Role), self._echo)
+        self._clients: list[socket.socket] = []
+
+    def _echo(self, request: dict[str, Any], _client: object) -> dict[str, Any]:
+        self.served += 1
+        return {"said": request.get("said")}
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._clients.append(client)
+        client.connect(self.path)
+        client.setblocking(False)
+        return client
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.loop.turn()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.control.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def desk(leaves_nothing_behind: None) -> Iterator[Desk]:
+    with tempfile.TemporaryDirectory(prefix="nc") as folder:
+        made = Desk(os.path.join(folder, "control"))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def answers_to(client: socket.socket) -> list[dict[str, Any]]:
+    heard = b""
+    try:
+        while chunk := client.recv(1 << 20):
+            heard += chunk
+    except BlockingIOError:
+        pass
+    return [json.loads(line) for line in heard.splitlines()]
+
+
+def test_a_turn_serves_a_bounded_number_of_requests_however_many_wait(desk: Desk) -> None:
+    greedy = desk.connect()
+    greedy.send(b'{"id":1,"do":"echo"}\n' * 2000)
+    desk.turn()
+    served, answers = [], 0
+    for _ in range(200):
+        before = desk.served
+        desk.turn()
+        served.append(desk.served - before)
+        answers += len(answers_to(greedy))
+    assert (desk.served, answers) == (2000, 2000)
+    assert max(served) == 32
+
+
+def test_empty_lines_without_end_are_bounded_too(desk: Desk) -> None:
+    greedy, other = desk.connect(), desk.connect()
+    desk.turn()
+    for _ in range(20):
+        greedy.send(b"\n" * 60_000)
+        other.send(b'{"id":1,"do":"echo"}\n')
+        desk.turn(2)
+        assert [one["ok"] for one in answers_to(other)] == [True]
+        client = next(one for one in desk.control._clients.values() if one.received)
+        assert len(client.received) <= 128 << 10
+        try:
+            greedy.send(b"\n")
+        except BlockingIOError:
+            break
+
+
+def test_a_client_that_asks_once_is_served_in_the_next_turn_beside_sixty_that_flood(desk: Desk) -> None:
+    flooding = [desk.connect() for _ in range(60)]
+    desk.turn(3)
+    for client in flooding:
+        client.send(b'{"id":1,"do":"echo"}\n' * 500)
+    polite = desk.connect()
+    desk.turn(2)
+    polite.send(b'{"id":7,"do":"echo","said":"please"}\n')
+    before = desk.served
+    desk.turn()
+    assert answers_to(polite) == [{"id": 7, "ok": True, "result": {"said": "please"}}]
+    assert desk.served - before <= 61
+
+
+def test_lines_that_wait_are_served_after_the_client_has_closed_its_end(desk: Desk) -> None:
+    client = desk.connect()
+    client.send(b'{"id":1,"do":"echo"}\n' * 100)
+    client.shutdown(socket.SHUT_WR)
+    desk.turn(10)
+    assert len(answers_to(client)) == 100
+    assert not desk.control._clients
+
+
+def test_a_request_that_comes_byte_by_byte_is_one_request(desk: Desk) -> None:
+    client = desk.connect()
+    for byte in b'{"id":1,"do":"echo","said":"x"}\n{"id":2,"do":"echo"}\n':
+        client.send(bytes([byte]))
+        desk.turn()
+    assert [one["id"] for one in answers_to(client)] == [1, 2]
+
+
+def test_a_request_over_the_limit_ends_its_connection_though_whole_ones_precede_it(desk: Desk) -> None:
+    client = desk.connect()
+    client.send(b'{"id":1,"do":"echo"}\n' + b"x" * 50_000)
+    desk.turn()
+    client.send(b"x" * 50_000)
+    desk.turn(2)
+    first, second = answers_to(client)
+    assert first["ok"] is True
+    assert second == {"id": None, "ok": False, "error": "a request has at most 65536 bytes"}
+    assert not desk.control._clients
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["[" * depth + "]" * depth for depth in (65, *range(900, 1000, 3))]
+    + ["1e999", "9" * 400, '"%s"' % ("x" * 200)],
+)
+def test_an_id_that_could_not_be_written_again_is_refused_in_words(desk: Desk, given: str) -> None:
+    client = desk.connect()
+    client.send(b'{"id":%b,"do":"echo"}\n{"id":2,"do":"echo"}\n' % given.encode())
+    desk.turn(2)
+    refused, served = answers_to(client)
+    assert (refused["id"], refused["ok"]) == (None, False)
+    assert len(refused["error"]) < 300
+    assert served["ok"] is True
+    assert desk.raised == []
+
+
+def test_a_crowd_that_connects_is_accepted_over_several_turns_and_wholly(desk: Desk) -> None:
+    crowd = [desk.connect() for _ in range(60)]
+    desk.turn()
+    assert len(desk.control._clients) <= 64
+    desk.turn(10)
+    assert len(desk.control._clients) == len(crowd)
