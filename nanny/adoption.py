@@ -74,10 +74,10 @@ def add_unknown_living(records: list[Dated], remembered: Iterable[Dated]) -> Non
     """
     known = {record.incarnation for record, _ in records if isinstance(record, IncarnationStarted)}
     dated = list(remembered)
-    found = [one for one in find_living(dated) if one.started.incarnation not in known]
-    theirs = {one.started.incarnation for one in found}
+    found = find_living(dated)
     for one in found:
         os.close(one.pidfd)
+    theirs = {one.started.incarnation for one in found} - known
     kinds = IncarnationStarted | IncarnationReady | IncarnationFenced
     missing = [one for one in dated if isinstance(one[0], kinds) and one[0].incarnation in theirs]
     if not missing:
@@ -92,12 +92,15 @@ def add_unknown_living(records: list[Dated], remembered: Iterable[Dated]) -> Non
 def add_unknown_orders(records: list[Dated], remembered: Iterable[Dated]) -> list[Record]:
     """Add what /run knows of orders, and of a hold, that a degraded journal never got; give it, to be journaled.
 
-    /run holds the ledger as it was when the last nanny of this boot ended; what both know counts once.
+    /run holds the ledger as it was when the last nanny of this boot ended; what both know counts once. The journal
+    gets each step first, so a hold that is younger there is the truth.
     """
-    accepted, finished, delivered, hold = _orders(records)
+    accepted, finished, delivered, hold, hold_at = _orders(records)
     missing: list[Dated] = []
     latest_hold: HoldSet | None = None
-    for record, at in remembered:
+    dated = list(remembered)
+    is_younger = hold_at is None or max((at for _, at in dated if at is not None), default=hold_at) > hold_at
+    for record, at in dated:
         match record:
             case CommandAccepted(command) if command.id not in accepted and command.id not in finished:
                 missing.append((record, at))
@@ -107,23 +110,26 @@ def add_unknown_orders(records: list[Dated], remembered: Iterable[Dated]) -> lis
                 missing.append((record, at))
             case HoldSet():
                 latest_hold = record
-                if record != hold:
+                if record != hold and is_younger:
                     missing.append((record, at))
             case _:
                 pass
-    if missing and hold is not None and hold.until is not None and latest_hold is None:
+    if missing and is_younger and hold is not None and hold.until is not None and latest_hold is None:
         # Released while the journal was degraded: otherwise /run would have it.
         missing.append((HoldSet(None, hold.actor, "released while the journal was degraded"), missing[-1][1]))
     records += missing
     return [record for record, _ in missing]
 
 
-def _orders(records: Iterable[Dated]) -> tuple[set[str], set[str], set[str], HoldSet | None]:
+def _orders(
+    records: Iterable[Dated],
+) -> tuple[set[str], set[str], set[str], HoldSet | None, float | None]:
     accepted: set[str] = set()
     finished: set[str] = set()
     delivered: set[str] = set()
     hold: HoldSet | None = None
-    for record, _ in records:
+    hold_at: float | None = None
+    for record, at in records:
         match record:
             case CommandAccepted(command):
                 accepted.add(command.id)
@@ -132,10 +138,10 @@ def _orders(records: Iterable[Dated]) -> tuple[set[str], set[str], set[str], Hol
             case OutcomeDelivered(command_id):
                 delivered.add(command_id)
             case HoldSet():
-                hold = record
+                hold, hold_at = record, at
             case _:
                 pass
-    return accepted, finished, delivered, hold
+    return accepted, finished, delivered, hold, hold_at
 
 
 def find_living(records: Iterable[Dated]) -> list[Found]:

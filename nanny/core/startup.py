@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
+from nanny.core.actions import Outcome
 from nanny.core.child import Child, Stage
 from nanny.core.command_ledger import Finished, Pending
 from nanny.core.config import HeartbeatMode
+from nanny.core.events import CommandKind
 from nanny.core.records import (
     CommandAccepted,
     CommandFinished,
@@ -109,7 +111,9 @@ def recover(
             case CommandAccepted(command):
                 if not state.ledger.knows(command.id):
                     state = replace(state, ledger=state.ledger.with_pending(Pending(command)))
-            case CommandFinished(command_id):
+            case CommandFinished(command_id, kind, outcome):
+                if kind is CommandKind.CLEAR and outcome is Outcome.DONE:
+                    failures = 0
                 if state.ledger.find_finished(command_id) is None:
                     state = replace(state, ledger=state.ledger.with_finished(_finished(record)))
             case OutcomeDelivered(command_id):
@@ -185,10 +189,11 @@ def compact(state: NannyState, living: tuple[IncarnationStarted, ...]) -> list[R
         records.append(DrainSet(draining=True, actor="journal", reason="compacted"))
     if state.hold is not None:
         records.append(HoldSet(state.hold.until, state.hold.actor, state.hold.reason))
-    records += _lives(state, living)
     for one in state.ledger.finished:
         kind, outcome, detail, local = one.kind, one.outcome, one.detail, one.acknowledged
         records += [CommandFinished(one.command_id, kind, outcome, detail, one.incarnation, local=local)]
+    # Behind the orders that cleared failures: those that it carries came later.
+    records += _lives(state, living)
     for entry in state.ledger.pending:
         records += [CommandAccepted(entry.command)]
     return records
