@@ -1,0 +1,234 @@
+"""The nanny killed at every boundary between two effects of every kind of order, by its own fault point.
+
+The boundaries are not listed anywhere: each kind is ordered again and again, with the fall one boundary later each
+time, until the nanny lives through it. Whoever ordered then asks again under the same id, as link does. Whatever
+happened: the order has one outcome, its effect came about once, at most one worker lives, and a worker that the
+order does not end is the same process as before. Knows nothing of how the nanny brings that about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nanny.common.identifiers import uuid7
+from nanny.core.events import CommandKind
+from tests.support.processes import wait_until
+from tests.support.real_nanny import PATIENCE_S, PRELUDE, ControlClient, RealNanny, real_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+_BOUNDARIES_LIMIT = 80
+_TELLS_ITS_BIRTH = """
+open({path!r}, "a").write(os.environ["NANNY_INCARNATION"] + "\\n")
+beat_for_ever("\\nREADY=1")
+"""
+"""It repeats READY=1, as the agent does: what is said while no nanny listens is said to nobody."""
+
+
+@dataclass
+class Ordered:
+    """One order and what its sender was told."""
+
+    kind: CommandKind
+    fields: dict[str, Any]
+    id: str = field(default_factory=lambda: uuid7(time.time_ns() // 1_000_000, secrets.token_bytes(10)))
+    outcomes: list[str] = field(default_factory=list)
+
+    def send(self, node: RealNanny) -> bool:
+        """Order it and wait for the outcome; False if the nanny fell before."""
+        with suppress(OSError, EOFError), ControlClient(node.control_path) as client:
+            client.ask("subscribe")
+            line = client.ask(
+                "command", command_id=self.id, kind=self.kind, reason="test", actor="tester", **self.fields
+            )
+            while line.get("outcome") is None or line.get("command_id") != self.id:
+                line = client.line()
+            self.outcomes.append(line["outcome"])
+            return True
+        return False
+
+
+class Ground:
+    """A node whose worker tells each of its births, brought into one state before each order."""
+
+    def __init__(self, node: RealNanny) -> None:
+        self.node = node
+        self._births = node.directory / "births"
+        self._births.touch()
+        self._program = PRELUDE + _TELLS_ITS_BIRTH.format(path=str(self._births))
+
+    def start(self, fault_point: str | None = None) -> None:
+        """Start the next nanny, and let it come to rest."""
+        flags = () if fault_point is None else (f"--fault-point={fault_point}",)
+        self.node.start(self._program, *flags)
+        self.node.wait_for(lambda status: status["phase"] in {"running", "down"}, "rest")
+
+    def bring(self, kind: CommandKind) -> None:
+        """Order something that prepares."""
+        assert Ordered(kind, {}).send(self.node)
+
+    def births(self) -> list[str]:
+        """The incarnations that ran."""
+        return self._births.read_text().split()
+
+    def workers(self) -> list[int]:
+        """The workers that live."""
+        return self.node.workers()
+
+    def outcomes_on_record(self, ordered: Ordered) -> list[str]:
+        """What the journal says of the order's end, each time that it says it."""
+        path = max(self.node.state_dir.glob("journal.0*.jsonl"))
+        records = [json.loads(line[9:]) for line in path.read_text().splitlines()[1:]]
+        ends = [one for one in records if one["type"] == "command-finished"]
+        return [one["outcome"] for one in ends if one["command_id"] == ordered.id]
+
+    def bundles(self) -> int:
+        """Evidence kept."""
+        directory = self.node.state_dir / "evidence"
+        return len(list(directory.iterdir())) if directory.exists() else 0
+
+
+def _up(ground: Ground) -> None:
+    if ground.node.status()["desired"]["value"] == "down":
+        ground.bring(CommandKind.START)
+    ground.node.wait_for_phase("running")
+
+
+def _down(ground: Ground) -> None:
+    ground.bring(CommandKind.STOP)
+    ground.node.wait_for_phase("down")
+
+
+def _undrained(ground: Ground) -> None:
+    _up(ground)
+    ground.bring(CommandKind.UNDRAIN)
+
+
+def _drained(ground: Ground) -> None:
+    _up(ground)
+    ground.bring(CommandKind.DRAIN)
+
+
+def _let_go(ground: Ground) -> None:
+    _up(ground)
+    ground.bring(CommandKind.RELEASE)
+
+
+def _held(ground: Ground) -> None:
+    _up(ground)
+    assert Ordered(CommandKind.HOLD, {"for_s": 600}).send(ground.node)
+
+
+def _failed_once(ground: Ground) -> None:
+    _up(ground)
+    if ground.node.status()["worker"]["failures"] == 0:
+        before = ground.node.status()
+        [pid] = ground.workers()
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+        ground.node.wait_for_next(before)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is to be so before an order of this kind, and after it."""
+
+    kind: CommandKind
+    prepare: Callable[[Ground], None]
+    holds: Callable[[dict[str, Any]], object]
+    """Of the status."""
+    births: int = 0
+    """Workers that the order brings to life."""
+    keeps_worker: bool = True
+    fields: dict[str, Any] = field(default_factory=dict)
+    outcome: str = "done"
+
+
+KINDS = (
+    Kind(CommandKind.RESTART, _up, lambda status: status["phase"] == "running", births=1, keeps_worker=False),
+    Kind(CommandKind.STOP, _up, lambda status: status["phase"] == "down", keeps_worker=False),
+    Kind(CommandKind.START, _down, lambda status: status["phase"] == "running", births=1, keeps_worker=False),
+    Kind(CommandKind.DRAIN, _undrained, lambda status: status["draining"]),
+    Kind(CommandKind.UNDRAIN, _drained, lambda status: not status["draining"]),
+    Kind(CommandKind.HOLD, _let_go, lambda status: status["hold"], fields={"for_s": 600}),
+    Kind(CommandKind.RELEASE, _held, lambda status: not status["hold"]),
+    Kind(CommandKind.CLEAR, _failed_once, lambda status: status["worker"]["failures"] == 0),
+    Kind(CommandKind.COLLECT_EVIDENCE, _up, lambda status: status["phase"] == "running"),
+    Kind(CommandKind.RELOAD, _up, lambda status: not status["conditions"]),
+)
+
+
+@pytest.fixture
+def ground(leaves_nothing_behind: None) -> Iterator[Ground]:
+    with real_node() as node:
+        yield Ground(node)
+
+
+def test_each_kind_of_order_has_its_turn_here() -> None:
+    assert {one.kind for one in KINDS} == set(CommandKind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.kind))
+def test_killed_at_each_boundary_an_order_ends_once_and_acts_once(ground: Ground, kind: Kind) -> None:
+    falls = 0
+    while _falls(ground, kind, f"after-{kind.kind}-{falls + 1}"):
+        falls += 1
+        assert falls < _BOUNDARIES_LIMIT
+    # Decided, recorded, observed, and told: no order gets by with less.
+    assert falls >= 4
+
+
+def _falls(ground: Ground, kind: Kind, fault_point: str) -> bool:
+    """One round; whether the nanny fell in it."""
+    ground.start()
+    kind.prepare(ground)
+    ground.node.kill()
+    ground.start(fault_point)
+    births, workers = len(ground.births()), ground.workers()
+    ordered = Ordered(kind.kind, kind.fields)
+    was_told = ordered.send(ground.node)
+    has_fallen = not was_told or _falls_yet(ground.node)
+    where = f"{fault_point}: {ground.node.log().rpartition('fault point: ')[2].partition(chr(10))[0]}"
+    if not has_fallen:
+        # What is asked from now on is no part of the order.
+        ground.node.send(signal.SIGKILL)
+    assert ground.node.wait_for_exit() == -signal.SIGKILL, where
+    ground.start()
+    assert ordered.send(ground.node), where
+    assert set(ordered.outcomes) == {kind.outcome}, where
+    status = ground.node.wait_for(kind.holds, f"the order's effect after {where}")
+    wait_until(lambda: ground.workers() == _expected(status), PATIENCE_S, f"one worker after {where}")
+    if kind.keeps_worker:
+        assert ground.workers() == workers, where
+    assert len(ground.births()) == births + kind.births, where
+    assert ground.outcomes_on_record(ordered) == [kind.outcome], where
+    ground.node.assert_unharmed()
+    ground.node.kill()
+    return has_fallen
+
+
+def _falls_yet(node: RealNanny) -> bool:
+    """Whether it falls right after it told the outcome: it answers again only when nothing is left to do."""
+    with suppress(OSError, EOFError):
+        node.status()
+        return node.has_ended()
+    return True
+
+
+def _expected(status: dict[str, Any]) -> list[int]:
+    return [status["worker"]["pid"]] if status["desired"]["value"] == "up" else []
