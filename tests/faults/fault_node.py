@@ -94,6 +94,11 @@ class FaultNode(RealNanny):
         super().start(program, *flags, wait=wait, environ=self.watch.environ | (environ or {}), **popen_kw)
         self.nanny_pids.append(self.pid)
 
+    @staticmethod
+    def flags(**settings: object) -> list[str]:
+        """The campaign's settings as flags, some changed by name."""
+        return flag_list(settings)
+
     def again(self, program: str | tuple[str, ...] = BEATS, *flags: str, **settings: object) -> None:
         """SIGKILL the nanny and start the next one, as systemd would."""
         self.kill()

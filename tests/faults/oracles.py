@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanny.evidence.listing import list_bundles
 from tests.faults.journal_story import Story, read_story
-from tests.faults.node_stock import NodeStock, incarnations_alive, stat_fields, take_stock
+from tests.faults.node_stock import NodeStock, incarnations_alive, settled_stock, stat_fields, take_stock
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SLACK_S = 8.0
 """Added to every promise: the machine has two cores and other things to do."""
 SETTLE_S = 30.0
+LEFTOVERS_S = 10.0
 BUNDLE_LIMIT_BYTES = 8 << 20
 EVIDENCE_KEEP = 20
 
@@ -132,7 +133,7 @@ def judged(node: FaultNode, *, expects: Expectation) -> Iterator[JudgedCase]:
     before = node.status()
     story = read_story(node) if expects.journal else Story((), 0)
     last_n = story.whole[-1]["n"] if story.whole else 0
-    case = JudgedCase(node, expects, before, take_stock(node), last_n, time.monotonic())
+    case = JudgedCase(node, expects, before, settled_stock(node), last_n, time.monotonic())
     yield case
     case.after = _settled(case)
     story = read_story(node, last_n) if expects.journal else Story((), 0)
@@ -173,8 +174,6 @@ def _settled(case: JudgedCase) -> dict[str, Any]:
         with suppress(AssertionError):
             wait_until(lambda: lives() >= (expects.restarts or 0), SETTLE_S, "the lives that were promised")
     node.wait_for(holds, f"phase {expects.phase} after the fault")
-    with suppress(AssertionError):
-        wait_until(lambda: not take_stock(node).grown_since(case.stock), 5.0, "nothing to be left over")
     if expects.journal:
         with suppress(AssertionError):
             wait_until(lambda: not read_story(node).wrong_commands(), 5.0, "every outcome to be on record")
@@ -260,8 +259,14 @@ def incarnations_of(case: JudgedCase, story: Story) -> list[str]:
 
 def leaks_of(case: JudgedCase) -> list[str]:
     """No zombie, descriptor, thread, socket, cgroup or file of the nanny's is left over."""
-    grown = take_stock(case.node).grown_since(case.stock)
-    return [one for one in grown if not (case.expects.residue and "cgroups" in one)]
+
+    def grown() -> list[str]:
+        found = take_stock(case.node).grown_since(case.stock)
+        return [one for one in found if not (case.expects.residue and "cgroups" in one)]
+
+    with suppress(AssertionError):
+        wait_until(lambda: not grown(), LEFTOVERS_S, "nothing to be left over")
+    return grown()
 
 
 def evidence_of(case: JudgedCase, story: Story) -> list[str]:
