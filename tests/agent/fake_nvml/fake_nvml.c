@@ -1,8 +1,9 @@
 /* A stand-in for libnvidia-ml.so.1, for tests: three devices, and faults on demand.
  *
- * The file named by FAKE_NVML_CONTROL is read at each call. Its first word is the mode, an optional second word
+ * The file named by NVML_FAKE_CONTROL is read at each call. Its first word is the mode, an optional second word
  * the index of the only device concerned (-1 or absent: nvmlInit, that is all of them).
- *   ok lost unknown notloaded mismatch nodevice hang spin segv abort missing
+ *   ok lost unknown notloaded mismatch nodevice dropped hang spin segv abort missing
+ * `nodevice` has none, `dropped` has lost its last one without a word.
  * Layouts follow NVIDIA's public NVML API reference. Some functions are left out on purpose: older libraries
  * lack them too.
  */
@@ -21,7 +22,7 @@ static device devices[DEVICES] = {{0}, {1}, {2}};
 static int fault(int index) {
     char mode[32] = "ok";
     int which = -1;
-    const char *path = getenv("FAKE_NVML_CONTROL");
+    const char *path = getenv("NVML_FAKE_CONTROL");
     FILE *control = path ? fopen(path, "r") : NULL;
     if (control) {
         if (fscanf(control, "%31s %d", mode, &which) < 1) strcpy(mode, "ok");
@@ -40,14 +41,15 @@ static int fault(int index) {
     return OK;
 }
 
-static int has_no_device(void) {
+static unsigned device_count(void) {
     char mode[32] = "";
-    const char *path = getenv("FAKE_NVML_CONTROL");
+    const char *path = getenv("NVML_FAKE_CONTROL");
     FILE *control = path ? fopen(path, "r") : NULL;
-    if (!control) return 0;
+    if (!control) return DEVICES;
     if (fscanf(control, "%31s", mode) < 1) mode[0] = 0;
     fclose(control);
-    return !strcmp(mode, "nodevice");
+    if (!strcmp(mode, "nodevice")) return 0;
+    return strcmp(mode, "dropped") ? DEVICES : DEVICES - 1;
 }
 
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return fault(-1); }
@@ -56,17 +58,17 @@ int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { return code == LOST ? "GPU is lost" : "some error"; }
 
 int nvmlSystemGetDriverVersion(char *out, unsigned length) { snprintf(out, length, "999.01"); return OK; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = has_no_device() ? 0 : DEVICES; return OK; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = device_count(); return OK; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **out) {
-    if (index >= DEVICES) return NOT_FOUND;
+    if (index >= device_count()) return NOT_FOUND;
     *out = &devices[index];
     return fault((int)index);
 }
 
 int nvmlDeviceGetHandleByUUID(const char *uuid, device **out) {
     int index = -1;
-    if (sscanf(uuid, "GPU-fake-%d", &index) != 1 || index < 0 || index >= DEVICES) return NOT_FOUND;
+    if (sscanf(uuid, "GPU-fake-%d", &index) != 1 || index < 0 || index >= (int)device_count()) return NOT_FOUND;
     *out = &devices[index];
     return fault(index);
 }

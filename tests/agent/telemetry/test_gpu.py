@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,10 +13,9 @@ import pytest
 from agent.telemetry.gpu import GpuSampler
 from agent.telemetry.probe_launch import launch_probe_server
 from agent.telemetry.probe_pool import ProbePool
+from tests.support.fake_nvml import CONTROL, build_fake_nvml, why_no_fake_nvml
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_behind")
-
-SOURCE = Path(__file__).parents[1] / "fake_nvml" / "fake_nvml.c"
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +23,10 @@ def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a stand-in libnvidia-ml.so.1; FAKE_NVML_LIBRARY may name another library's."""
     if "FAKE_NVML_LIBRARY" in os.environ:
         return Path(os.environ["FAKE_NVML_LIBRARY"])
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler to build the stand-in libnvidia-ml.so.1")
+    if (why_not := why_no_fake_nvml()) is not None:
+        pytest.skip(why_not)
     folder = tmp_path_factory.mktemp("nvml")
-    library = str(folder / "libnvidia-ml.so.1")
-    flags = ("-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,libnvidia-ml.so.1")
-    subprocess.run([compiler, *flags, "-o", library, str(SOURCE)], check=True, timeout=60)
+    build_fake_nvml(folder)
     return folder
 
 
@@ -60,7 +54,7 @@ def gpus(fake_nvml: Path, tmp_path: Path) -> Callable[..., Any]:
     async def running(**options: Any) -> AsyncIterator[Gpus]:
         control = tmp_path / "control"
         control.write_text("ok")
-        environment = {"LD_LIBRARY_PATH": str(fake_nvml), "FAKE_NVML_CONTROL": str(control)}
+        environment = {"LD_LIBRARY_PATH": str(fake_nvml), CONTROL: str(control)}
         pool = ProbePool(launch=partial(launch_probe_server, extra_environment=environment))
         await pool.start()
         try:
