@@ -110,4 +110,4 @@ def _label(each: Any, mark: pytest.Mark, index: int) -> str:
         return str(each.id)
     if isinstance(ids, list | tuple):
         return str(ids[index])
-    return "-".join(str(value) for value in _values(each, mark))
+    return "-".join(str(getattr(value, "__name__", value)) for value in _values(each, mark))
