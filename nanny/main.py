@@ -51,6 +51,7 @@ from nanny.log_outlet import LogOutlet
 from nanny.metrics import Counters
 from nanny.policy_settings import policy
 from nanny.reaper import Reaper
+from nanny.recorder import FlightRecorder
 from nanny.recovery import Recovery, recover
 from nanny.reload import Reloader
 from nanny.roles import Roles, group_id
@@ -192,6 +193,10 @@ class Nanny:
             self._mint,
         )
         self._supervisor = supervisor
+        self._recorder = FlightRecorder(
+            lambda: self._clock.read().wall_s, self._launch.version, self._launch.node_name
+        )
+        supervisor.recorder = self._recorder.note
         self._counters = Counters()
         self.workers = WorkerProcess(config, supervisor, loop, log, self._reaper, self._own_cgroup())
         self.link = LinkProcess(config, supervisor, loop, log, self._reaper)
@@ -229,6 +234,7 @@ class Nanny:
             self._reaper,
             self.status.output_tail,
             self.status.whole,
+            self._recorder.dump,
         )
         self._desk.on_saved = self.status.tell_evidence
         ControlRequests(self._control, supervisor, self.status.whole)
@@ -268,6 +274,7 @@ class Nanny:
             outlet=self._outlet,
             counters=self._counters,
             control=self._control,
+            recorder=self._recorder,
             started_at=self._started_at,
         )
         status.serve()

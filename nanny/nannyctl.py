@@ -63,6 +63,8 @@ def _verb(name: str) -> Run:
             from nanny.ctl.evidence import evidence as run  # noqa: PLC0415
         case "history":
             from nanny.ctl.history import history as run  # noqa: PLC0415
+        case "replay":
+            from nanny.ctl.replay import replay as run  # noqa: PLC0415
         case "reexec":
             from nanny.ctl.reexec import reexec as run  # noqa: PLC0415
         case _:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nanny.log_outlet import LogOutlet
     from nanny.metrics import Counters
     from nanny.reaper import Reaper
+    from nanny.recorder import FlightRecorder
     from nanny.supervisor import Supervisor
     from nanny.worker_output import WorkerOutput
     from nanny.worker_process import WorkerProcess
@@ -48,6 +49,7 @@ class NannyStatus:
     outlet: LogOutlet
     counters: Counters
     control: ControlSocket
+    recorder: FlightRecorder
     started_at: float
 
     def whole(self) -> dict[str, Any]:
@@ -92,9 +94,10 @@ class NannyStatus:
         return b"" if self.output is None else self.output.tail(limit_bytes)
 
     def serve(self) -> None:
-        """Answer ``logs`` and ``healthcheck`` on the control socket."""
+        """Answer ``logs``, ``healthcheck`` and ``recording`` on the control socket."""
         self.control.serve("logs", OPERATING, self._serve_logs)
         self.control.serve("healthcheck", ALL, self._serve_healthcheck)
+        self.control.serve("recording", OPERATING, self._serve_recording)
 
     def tell_evidence(self, saved: Saved) -> None:
         """Push to every subscriber that evidence was saved."""
@@ -120,6 +123,11 @@ class NannyStatus:
         if not isinstance(limit, int) or not 0 < limit <= 1 << 20:
             raise RequestError("limit_bytes: 1 to 1048576")
         return {"text": self.output_tail(limit).decode("utf-8", "replace")}
+
+    def _serve_recording(self, _request: dict[str, Any], _client: Client) -> dict[str, Any]:
+        from binascii import b2a_base64  # noqa: PLC0415  # seldom asked for
+
+        return {"gzip_base64": b2a_base64(self.recorder.dump(), newline=False).decode("ascii")}
 
     def _serve_healthcheck(self, _request: dict[str, Any], _client: Client) -> dict[str, Any]:
         state = self.supervisor.state

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nanny.common.log_lines import LogLines
     from nanny.core.actions import Action
     from nanny.core.config import PolicyConfig
+    from nanny.core.draft import Step
     from nanny.core.records import Record
     from nanny.core.state import NannyState
     from nanny.durability import Durability
@@ -51,7 +52,8 @@ class Supervisor:
         state: as the last step left it.
         config: the numbers in force; replaced by a reload.
         steps_total, errors_total, violations_total: counted since the start.
-        on_step: called after each step with (state, records), for whoever shows them.
+        on_step: called after each step with (before, after, records), for whoever shows them.
+        recorder: keeps each step with all that led to it; None: nobody does.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Supervisor:
         self.errors_total = 0
         self.violations_total = 0
         self.on_step: list[Callable[[NannyState, NannyState, tuple[Record, ...]], None]] = []
+        self.recorder: Callable[[NannyState, e.Event, float, PolicyConfig, Step], None] | None = None
         durability.on_change = self._journal_changed
         loop.add_source(DeadlineSource(self._next_deadline, lambda _now: self.tell(e.TimePassed())))
 
@@ -110,15 +113,20 @@ class Supervisor:
             self._is_settling = False
 
     def _take_step(self, event: e.Event) -> None:
-        before = self.state
+        before, now, config = self.state, self._loop.now, self.config
         fault_point.hear(event.command.kind if isinstance(event, e.CommandReceived) else type(event).__name__)
         try:
-            result = step(before, event, self._loop.now, self.config)
+            result = step(before, event, now, config)
         except Exception as error:
             self._failed("step failed", event=type(event).__name__, error=repr(error))
             return
         self.state = result.state
         self.steps_total += 1
+        if self.recorder is not None:
+            try:
+                self.recorder(before, event, now, config, result)
+            except Exception as error:
+                self._failed("recorder failed", event=type(event).__name__, error=repr(error))
         has_effects = bool(result.records or result.actions)
         if has_effects:
             fault_point.reach("decided")

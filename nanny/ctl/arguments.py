@@ -191,6 +191,26 @@ VERBS: Final = (
         ),
     ),
     Verb(
+        "replay",
+        "the latest events decided anew, told as a story: what the nanny saw, decided and did, and why",
+        (
+            _option(
+                "recording",
+                nargs="?",
+                metavar="FILE|BUNDLE",
+                help_="a saved recording, or an evidence bundle (or latest); without: ask the running nanny",
+            ),
+            _option("--last", dest="last_s", metavar="TIME", type=_seconds, help_="tell only the last 5m"),
+            _option("--all", action="store_true", help_="each event, also where there was nothing to decide"),
+            _option(
+                "--save",
+                metavar="FILE",
+                type=_text,
+                help_="keep it in a new file (gzip) instead of telling it",
+            ),
+        ),
+    ),
+    Verb(
         "healthcheck",
         "one line and 0 or 1, at once: for Slurm's HealthCheckProgram and its like",
         (

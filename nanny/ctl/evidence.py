@@ -34,7 +34,7 @@ def evidence(options: argparse.Namespace, node: Node, terminal: Terminal) -> int
     _check_readable(state_dir)
     if options.what == "list":
         return _list(options, state_dir, node.runtime_dir, terminal)
-    name = _resolve(options.bundle or "latest", state_dir, node.runtime_dir)
+    name = resolve(options.bundle or "latest", state_dir, node.runtime_dir)
     if options.file:
         try:
             content = listing.read_file(state_dir, node.runtime_dir, name, options.file)
@@ -100,7 +100,7 @@ def _remark(one: dict[str, Any]) -> str:
     return ", ".join(remarks)
 
 
-def _resolve(text: str, state_dir: str, runtime_dir: str) -> str:
+def resolve(text: str, state_dir: str, runtime_dir: str) -> str:
     """The bundle meant by a name, the beginning of one, or ``latest``.
 
     Raises:

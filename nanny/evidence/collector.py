@@ -99,6 +99,8 @@ class _Collection:
                 _json_line({"arrived_at": at, **asdict(beat)}) for at, beat in order.beats
             )
             self._files["output.tail"] = order.output_tail
+        with self._step("recording"):
+            self._files["recording.jsonl.gz"] = order.recording()
         first = None if self.disk_problem else self._begin_writing(dict(self._files), finish=False)
         written = set(self._files)
         self._look_around()

@@ -85,6 +85,7 @@ class EvidenceDesk:
         config: replaced by a reload.
         output_tail: gives the last bytes of the worker's output.
         status: gives what ``nannyctl status`` shows.
+        recording: renders the flight recorder.
         on_saved: called with each bundle that was made.
         overdue_total: collectors that had to be killed.
     """
@@ -97,6 +98,7 @@ class EvidenceDesk:
     reaper: Reaper
     output_tail: Callable[[int], bytes]
     status: Callable[[], dict[str, Any]]
+    recording: Callable[[], bytes] = bytes
     on_saved: Callable[[Saved], None] = lambda _saved: None
     overdue_total: int = 0
     _open: dict[int, _Open] = field(default_factory=dict)
@@ -173,6 +175,7 @@ class EvidenceDesk:
             beats=tuple((one.at, one.beat) for one in life.beats),
             status=status,
             output_tail=self.output_tail(OUTPUT_TAIL_BYTES),
+            recording=self.recording,
             node_name=self.config.node_name,
             state_dir=self.config.state_dir,
             runtime_dir=self.config.runtime_dir,

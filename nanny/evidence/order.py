@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nanny.examination import Baseline
     from nanny.protocol.incarnation import Incarnation
     from nanny.protocol.notify_format import Beat
@@ -43,6 +45,8 @@ class Order:
     """(arrival, beat), oldest first."""
     status: dict[str, Any]
     output_tail: bytes
+    recording: Callable[[], bytes]
+    """Renders the flight recorder: called in the fork, so that it costs the nanny nothing."""
 
     node_name: str
     state_dir: str

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -29,6 +30,12 @@ def main() -> int:
     parser.add_argument("--faults", action="store_true", help="do every fault twice, then end")
     parser.add_argument("--for", dest="for_s", type=float, help="end by itself after so many seconds")
     parser.add_argument("--json", action="store_true", help="with --faults: the table as JSON")
+    parser.add_argument(
+        "--recordings",
+        metavar="DIR",
+        type=Path,
+        help="with --faults: a flight recording of the nanny after each",
+    )
     parser.add_argument("--port", type=int, default=0, help="the server's port; 0 takes a free one")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -58,7 +65,7 @@ def _run(demo: Demo, console: Console, options: argparse.Namespace) -> int:
         demo.until("READY with telemetry", lambda: _is_up(demo), 60)
     console.print(display.node_table(demo.node(), demo.nanny_status(), demo.url))
     if options.faults:
-        return _do_faults(demo, console, as_json=options.json)
+        return _do_faults(demo, console, options.recordings, as_json=options.json)
     console.print("Ctrl-C ends everything. From a second terminal:")
     console.print(f"  .venv/bin/server-stub nodes --url {demo.url}")
     console.print(f"  .venv/bin/nannyctl explain --runtime-dir {demo.runtime_dir}")
@@ -77,12 +84,17 @@ def _is_up(demo: Demo) -> bool:
     return nanny["phase"] == "running" and node["cpu"] is not None
 
 
-def _do_faults(demo: Demo, console: Console, *, as_json: bool) -> int:
+def _do_faults(demo: Demo, console: Console, recordings: Path | None, *, as_json: bool) -> int:
+    if recordings is not None:
+        recordings.mkdir(parents=True, exist_ok=True)
     done: list[faults.Healed] = []
     planned = [(fault, number) for number in range(1, _TIMES + 1) for fault in faults.FAULTS]
     for index, (fault, number) in enumerate(planned, 1):
         with console.status(f"{index}/{len(planned)}  {fault.name}, time {number} …"):
             done.append(faults.run(demo, fault, number))
+            if recordings is not None:
+                name = "-".join("".join(c if c.isalnum() else " " for c in fault.name).split())
+                demo.save_recording(recordings / f"{index:02}-{name}.jsonl.gz")
         if not as_json and not console.is_terminal:
             console.print(f"{index}/{len(planned)} {done[-1].fault}: {done[-1].verdict}")
     if as_json:

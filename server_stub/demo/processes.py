@@ -152,6 +152,18 @@ class Demo:
         result = answer.get("result")
         return result if isinstance(result, dict) else None
 
+    def save_recording(self, path: Path) -> None:
+        """Have nannyctl save what the nanny's flight recorder holds.
+
+        Raises:
+            DemoError: it could not.
+        """
+        argv = [sys.executable, "-m", "nanny.nannyctl", "replay", "--save", str(path)]
+        argv += ["--runtime-dir", str(self.runtime_dir)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode != 0:
+            raise DemoError(f"no recording: {done.stderr.strip()}")
+
     def node(self) -> dict[str, Any] | None:
         """The node as the server lists it; None while it does not know it."""
         with contextlib.suppress(RequestFailed):

@@ -94,7 +94,8 @@ class Play:
     def do_config(self, **options: str) -> None:
         """Settings by their names in PolicyConfig or ChildTiming."""
         for name, text in options.items():
-            value: Any = float(text) if text.replace(".", "").isdigit() else text
+            is_number = text.replace(".", "").isdigit()
+            value: Any = text if not is_number else int(text) if name.endswith("_bytes") else float(text)
             if name == "link":
                 self.config = replace(self.config, link=ChildTiming())
             elif name == "mode":

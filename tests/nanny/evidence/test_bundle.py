@@ -27,6 +27,7 @@ FILES = {
     "kernel.log",
     "manifest.json",
     "output.tail",
+    "recording.jsonl.gz",
     "pressure.txt",
     "process.txt",
     "reason.json",
