@@ -319,5 +319,8 @@ def _kind_of(hint: object, name: str) -> tuple[Kind, bool]:
 
 def _shown(value: object) -> str:
     """The value on one line of bounded length."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deep"
     return text if len(text) <= _LONGEST_VALUE_SHOWN else f"{text[:_LONGEST_VALUE_SHOWN]}…"

@@ -141,6 +141,9 @@ class _Gathering:
             self._no_file(
                 f"{path}:{place}", f"valid TOML ({what}); correct that place, texts stand in quotes"
             )
+        except (ValueError, RecursionError) as error:
+            # Numbers of thousands of digits, hundreds of brackets: TOML all the same, but not for tomllib.
+            self._no_file(path, f"TOML of a sane size ({error}); correct the number or the nesting")
         else:
             self._read_document(path, document, key_lines(text), shared_keys)
             return True
@@ -233,7 +236,7 @@ class _Gathering:
             self.origins[key] = origin
             return
         self.wrong.add(key)
-        near = _nearest(str(raw), setting.choices)
+        near = _nearest(raw, setting.choices) if isinstance(raw, str) else None
         expected = f"{setting.expected}; did you mean {near}?" if near else setting.expected
         self.problems.append(Problem(key, setting.shown(raw), expected, origin))
 
@@ -281,11 +284,11 @@ def from_text(setting: Setting, text: str) -> Any:
         case "int" | "float":
             return _quantity(setting, bare)
         case "list" if bare.startswith("["):
-            return tuple(json.loads(bare))
+            return tuple(_json(bare))
         case "list":
             return tuple(shlex.split(bare))
         case "table" if bare.startswith("{"):
-            return json.loads(bare)
+            return _json(bare)
         case "table":
             pairs = [each.partition("=") for each in bare.split(",") if each.strip()]
             if not all(equals for _, equals, _ in pairs):
@@ -293,6 +296,13 @@ def from_text(setting: Setting, text: str) -> Any:
             return {key.strip(): value.strip() for key, _, value in pairs}
         case _:
             return text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(text) from None
 
 
 def key_lines(text: str) -> dict[tuple[str, ...], int]:

@@ -327,6 +327,24 @@ def test_a_key_of_ours_is_ours_unless_only_kubernetes_can_have_written_its_value
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["port = " + "1" * 5000, "port = " + "[" * 3000, "port = " + "{a=" * 3000, "port" + ".a" * 3000 + " = 1"],
+    ids=["digits", "lists", "tables", "dots"],
+)
+def test_a_file_that_only_breaks_the_parser_is_an_error_that_names_it(toml: Path, text: str) -> None:
+    toml.write_text(text)
+
+    with pytest.raises(ConfigError, match=str(toml)):
+        load(WithPorts, prefix="SERVER", environ={}, toml_path=str(toml))
+
+
+@pytest.mark.parametrize(("key", "text"), [("command", "[" * 100_000), ("labels", '{"a":' * 100_000)])
+def test_json_nested_too_deep_is_no_value(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        load_example(flags={key: text})
+
+
+@pytest.mark.parametrize(
     ("text", "place"),
     [("a = 1\nb = x\n", "2:5"), ("a = [1,\n", "2:1"), ('a = "x', "1:7"), ("a = 1\na = 2\n", "2:6")],
 )
