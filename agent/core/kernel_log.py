@@ -91,11 +91,12 @@ def parse_record(raw: bytes) -> KernelRecord | None:
         return None
     try:
         priority, sequence, microseconds = (int(field) for field in fields[:3])
-    except ValueError:
+        since_boot_s = microseconds / 1_000_000
+    except (ValueError, OverflowError):
         return None
     text = rest.partition(b"\n")[0].decode("utf-8", "replace")
     text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)[:_TEXT_LIMIT]
-    return KernelRecord(priority & 7, sequence, microseconds / 1_000_000, text)
+    return KernelRecord(priority & 7, sequence, since_boot_s, text)
 
 
 def find_incident(record: KernelRecord) -> KernelIncident | None:

@@ -111,7 +111,12 @@ class SubCgroup:
 
     def pids(self) -> tuple[int, ...]:
         """Give the live processes directly in it (no zombies); 0 is one of a foreign pid namespace."""
-        return tuple(sorted(int(line) for line in (_read(f"{self.path}/cgroup.procs") or b"").split()))
+        path = f"{self.path}/cgroup.procs"
+        content = _read(path) or b""
+        try:
+            return tuple(sorted(int(line) for line in content.split()))
+        except ValueError as error:
+            raise _malformed(path, content) from error
 
     def populated(self) -> bool:
         """Tell whether a live process is in it or below it; zombies do not count."""
@@ -166,17 +171,23 @@ class SubCgroup:
         if "usage_usec" not in counters:
             return None
         throttled = counters.get("throttled_usec")
-        return CpuStat(
-            usage_s=counters["usage_usec"] / 1e6,
-            user_s=counters.get("user_usec", 0) / 1e6,
-            system_s=counters.get("system_usec", 0) / 1e6,
-            throttled_s=None if throttled is None else throttled / 1e6,
-        )
+        try:
+            return CpuStat(
+                usage_s=counters["usage_usec"] / 1e6,
+                user_s=counters.get("user_usec", 0) / 1e6,
+                system_s=counters.get("system_usec", 0) / 1e6,
+                throttled_s=None if throttled is None else throttled / 1e6,
+            )
+        except OverflowError as error:
+            raise _malformed(f"{self.path}/cpu.stat", str(counters).encode()) from error
 
     def pressure(self, kind: Literal["cpu", "memory", "io"]) -> Pressure | None:
         """Give the stall information, None where the kernel keeps none."""
         content = _read(f"{self.path}/{kind}.pressure", absent=(*_GONE, errno.EOPNOTSUPP))
-        return None if content is None else _parsed_pressure(content)
+        try:
+            return None if content is None else _parsed_pressure(content)
+        except (ValueError, OverflowError) as error:
+            raise _malformed(f"{self.path}/{kind}.pressure", content or b"") from error
 
     def memory_events(self) -> dict[str, int] | None:
         """Give the memory controller's counters (low high max oom oom_kill), None where it is not enabled."""
@@ -184,9 +195,13 @@ class SubCgroup:
 
     def _counters(self, name: str) -> dict[str, int]:
         counters = {}
-        for line in (_read(f"{self.path}/{name}") or b"").splitlines():
+        path = f"{self.path}/{name}"
+        for line in (_read(path) or b"").splitlines():
             key, _, value = line.partition(b" ")
-            counters[key.decode()] = int(value)
+            try:
+                counters[key.decode()] = int(value)
+            except ValueError as error:
+                raise _malformed(path, line) from error
         return counters
 
     def _write(self, name: str, text: str, degraded: str) -> None:
@@ -240,8 +255,15 @@ def _relative(own: str, root: str) -> str | None:
 def _unescaped(field: bytes) -> str:
     """Undo the octal escapes of mountinfo (blank, tab, newline, backslash), see proc_pid_mountinfo(5)."""
     head, *rest = field.split(b"\\")
-    parts = [bytes([int(part[:3], 8)]) + part[3:] for part in rest]
+    try:
+        parts = [bytes([int(part[:3], 8)]) + part[3:] for part in rest]
+    except ValueError as error:
+        raise _malformed("mountinfo", field) from error
     return os.fsdecode(head + b"".join(parts))
+
+
+def _malformed(path: str, content: bytes) -> HostError:
+    return HostError(f"understand {content[:80]!r}", 0, path, "the cgroup's account is missing")
 
 
 def _any_child(path: str) -> str | None:

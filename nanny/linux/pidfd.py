@@ -25,7 +25,10 @@ def open_pidfd(pid: int) -> int:
         ProcessLookupError: there is no such process.
         OSError: no descriptor left, or not a process's main thread.
     """
-    return os.pidfd_open(pid)
+    try:
+        return os.pidfd_open(pid)
+    except OverflowError:
+        raise ProcessLookupError(f"{pid} is no process id") from None
 
 
 def send_signal(pidfd: int, signum: int) -> bool:

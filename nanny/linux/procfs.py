@@ -131,7 +131,7 @@ def read_schedstat(pid: int, tid: int, proc: str = "/proc") -> SchedStat:
     try:
         run_ns, wait_ns, _timeslices = content.split()
         return SchedStat(run_s=int(run_ns) / 1e9, wait_s=int(wait_ns) / 1e9)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _malformed(path, content) from error
 
 

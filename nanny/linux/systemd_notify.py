@@ -111,6 +111,6 @@ def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:
     if meant_for and meant_for != str(os.getpid()):
         return None
     value = environ.get("WATCHDOG_USEC", "")
-    if not (value.isascii() and value.isdigit()):
+    if not (value.isascii() and value.isdigit() and len(value) < 16):
         return None
     return int(value) / 1e6 or None

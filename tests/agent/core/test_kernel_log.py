@@ -13,7 +13,19 @@ def test_a_record_has_priority_sequence_time_and_text() -> None:
     assert parse_record(raw) == KernelRecord(6, 339, 5.1409, "NET: Registered protocol family")
 
 
-@pytest.mark.parametrize("raw", [b"", b";", b"no record", b"1,2;x", b"a,b,c,-;x", b"\xff\xfe,1,2;x"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b";",
+        b"no record",
+        b"1,2;x",
+        b"a,b,c,-;x",
+        b"\xff\xfe,1,2;x",
+        b"1,2," + b"9" * 400 + b",-;x",
+        b"1,2," + b"9" * 5000 + b",-;x",
+    ],
+)
 def test_what_is_no_record_is_none(raw: bytes) -> None:
     assert parse_record(raw) is None
 

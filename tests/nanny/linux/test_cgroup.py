@@ -196,6 +196,29 @@ def test_accounts_of_a_host_with_controllers_are_understood(tmp_path: Path) -> N
     assert cgroup.pressure("cpu") == Pressure(3.0, 0.0, 0.00001, 0.0, 0.0, 0.0)
 
 
+def test_accounts_that_make_no_sense_are_host_errors(tmp_path: Path) -> None:
+    cgroup = SubCgroup(str(tmp_path))
+    for name, content, read in (
+        ("cgroup.procs", "1\nx\n", cgroup.pids),
+        ("cpu.stat", "usage_usec soon\n", cgroup.cpu_stat),
+        ("cpu.stat", f"usage_usec {'9' * 400}\n", cgroup.cpu_stat),
+        ("cpu.pressure", "some avg10\n", lambda: cgroup.pressure("cpu")),
+        ("cpu.pressure", f"some total={'9' * 400}\n", lambda: cgroup.pressure("cpu")),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(HostError, match="understand"):
+            read()
+
+
+@pytest.mark.parametrize("root", ["\\999", "\\777", "\\x41", "a\\"])
+def test_a_mount_whose_name_makes_no_sense_is_a_host_error(tmp_path: Path, root: str) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/a\n")
+    (tmp_path / "self" / "mountinfo").write_text(f"1 1 0:1 {root} / rw - cgroup2 x rw\n")
+    with pytest.raises(HostError, match="understand"):
+        own_cgroup_dir(str(tmp_path))
+
+
 def _host(tmp_path: Path, own: str, mounts: str) -> str:
     """Make a /proc with these tables, and the directories that they may lead to."""
     (tmp_path / "proc" / "self").mkdir(parents=True)

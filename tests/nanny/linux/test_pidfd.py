@@ -65,6 +65,11 @@ def test_opening_a_process_that_is_gone_says_so() -> None:
             pidfd.open_pidfd(child.pid)
 
 
+def test_a_number_that_is_no_process_id_is_a_process_that_is_gone() -> None:
+    with pytest.raises(ProcessLookupError):
+        pidfd.open_pidfd(2**40)
+
+
 def test_a_pidfd_is_not_inherited_by_executed_programs() -> None:
     own = pidfd.open_pidfd(os.getpid())
     try:

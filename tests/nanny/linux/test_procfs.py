@@ -173,6 +173,14 @@ def test_a_stat_line_that_makes_no_sense_is_a_host_error(tmp_path: Path, content
         procfs.read_stat(7, proc=str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["", "1 2", "1 x 2", "9" * 400 + " 1 1", "9" * 5000 + " 1 1"])
+def test_an_account_of_scheduling_that_makes_no_sense_is_a_host_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "7" / "task" / "7").mkdir(parents=True)
+    (tmp_path / "7" / "task" / "7" / "schedstat").write_text(content)
+    with pytest.raises(HostError, match="understand"):
+        procfs.read_schedstat(7, 7, proc=str(tmp_path))
+
+
 def test_a_status_with_thousands_of_groups_is_read_to_its_end(tmp_path: Path) -> None:
     lines = Path("/proc/self/status").read_text().splitlines()
     groups = "Groups:\t" + " ".join(str(group) for group in range(60_000))

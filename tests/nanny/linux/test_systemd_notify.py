@@ -140,6 +140,8 @@ def test_its_socket_is_not_inherited_by_executed_programs(leaves_nothing_behind:
         ({"WATCHDOG_USEC": "0"}, None),
         ({"WATCHDOG_USEC": "-1"}, None),
         ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "9" * 400}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
         ({"WATCHDOG_PID": str(os.getpid())}, None),
     ],
 )
