@@ -138,7 +138,7 @@ class Bridge:
         """A new connection to the nanny is subscribed."""
         self._lost_at = None
         self._log.info("connected to the nanny", phase=answer.get("phase"), role=answer.get("role"))
-        if answer.get("role") not in {None, "link"}:
+        if answer.get("role") not in (None, "link"):  # it may not be hashable
             self._log.error(
                 "the nanny takes us for someone else, so outcomes won't reach the server",
                 role=answer.get("role"),

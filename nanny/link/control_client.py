@@ -182,20 +182,24 @@ class ControlClient:
         return why
 
     def _take(self, line: bytes) -> None:
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError:
+            raise ValueError("a line nested too deep") from None
         if not isinstance(message, dict):
             raise ValueError("a line that is no JSON object")  # noqa: TRY004  (one exception for all bad lines)
         if "push" in message:
             try:
                 self._on_push(message)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 self._counters.pushes_refused_total += 1
                 self._log.error("push not understood", push=message.get("push"), why=repr(error))
             return
-        answer = self._answers.get(message.get("id") or 0)
+        request_id = message.get("id")
+        answer = self._answers.get(request_id) if isinstance(request_id, int) else None
         if answer is not None and not answer.done():
             answer.set_result(message)
-        elif message.get("id") is None and message.get("ok") is False:
+        elif request_id is None and message.get("ok") is False:
             self._why_broken = str(message.get("error"))  # what the nanny says before it closes
 
     def _forget(self, why: str) -> None:

@@ -6,6 +6,7 @@ status lacks, because the nanny is of another version, is told as unknown: never
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.protocol.errors import ProtocolViolation
@@ -128,7 +129,7 @@ def _condition(told: Mapping[str, Any], age_s: float) -> Condition:
     status = told.get("status")
     return Condition(
         type=str(told.get("type") or "Unknown"),
-        status=ConditionStatus(status) if status in set(ConditionStatus) else ConditionStatus.UNKNOWN,
+        status=ConditionStatus(status) if status in list(ConditionStatus) else ConditionStatus.UNKNOWN,
         reason=str(told.get("reason", "")),
         message=str(told.get("message", "")),
         age_s=_seconds(told.get("age_s"), age_s) or 0.0,
@@ -139,7 +140,11 @@ def _seconds(value: object, more_s: float = 0.0) -> float | None:
     """An age or a remaining time, moved on; None if there is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return max(0.0, value + more_s)
+    try:
+        moved_s = max(0.0, value + more_s)
+    except OverflowError:
+        return None
+    return moved_s if isfinite(moved_s) else None
 
 
 def _part(plain: Mapping[str, Any], key: str) -> dict[str, Any]:

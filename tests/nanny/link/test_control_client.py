@@ -164,8 +164,15 @@ async def test_without_a_nanny_a_request_fails_at_once() -> None:
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"not json\n", b"[1, 2]\n", b"\n", b"x" * (2 * LINE_LIMIT_BYTES + 2), b'{"id": 1, "ok": tr'],
-    ids=["garbage", "list", "empty", "endless", "torn"],
+    [
+        b"not json\n",
+        b"[1, 2]\n",
+        b"\n",
+        b"x" * (2 * LINE_LIMIT_BYTES + 2),
+        b'{"id": 1, "ok": tr',
+        b"[" * 100_000 + b"\n",
+    ],
+    ids=["garbage", "list", "empty", "endless", "torn", "deep"],
 )
 async def test_nonsense_costs_the_connection_and_no_more(nonsense: bytes) -> None:
     connections = 0
@@ -185,6 +192,21 @@ async def test_nonsense_costs_the_connection_and_no_more(nonsense: bytes) -> Non
         async with asyncio.timeout(PATIENCE_S):
             await client.nanny.connected.wait()
         assert client.counters.nanny_disconnects == {"lost": 2}
+
+
+async def test_an_answer_to_nothing_that_was_asked_is_passed_over() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(
+            b'{"id":[1],"ok":true}\n{"id":{},"ok":false}\n{"id":"1","ok":true}\n{"id":77,"ok":true}\n'
+        )
+        writer.write(b'{"id":1,"ok":true,"result":{}}\n')
+        await answer_everything(reader, writer)
+
+    async with nanny(serve) as path, client_of(path) as client:
+        async with asyncio.timeout(PATIENCE_S):
+            await client.nanny.connected.wait()
+        assert client.counters.nanny_disconnects == {}
 
 
 async def test_a_push_that_is_not_understood_is_counted_and_passed_over() -> None:

@@ -174,3 +174,16 @@ def test_the_machines_identifier_is_stable_and_not_the_machine_id_itself(tmp_pat
     assert mine == machine_id(("/nonexistent", str(told)))
     assert mine != machine_id((str(other),))
     assert "0123456789abcdef" not in mine.replace("-", "")
+
+
+def test_figures_and_words_that_cannot_be_are_told_as_unknown() -> None:
+    status = status_of()
+    status["worker"] |= {"loop_lag_s": float("inf"), "beat_age_s": 10**400}
+    status["desired"] |= {"age_s": float("nan")}
+    status["conditions"] = [{"type": "T", "status": ["True"], "age_s": -(10**400)}]
+
+    report = report_of(status, 1.0, 500.0)
+
+    assert (report.loop_lag_s, report.beat_age_s, report.desired_since_s) == (None, None, 0.0)
+    assert [(one.status, one.age_s) for one in report.conditions] == [("Unknown", 0.0)]
+    sent(report)
