@@ -128,9 +128,9 @@ def decode(content: bytes) -> Packet:
     if kind == b"R":
         return ReplayPiece(rest)
     if kind == b"O":
-        return OpenedFile(**json.loads(rest))
+        return _of_json(OpenedFile, rest)
     if kind == b"F":
-        return Failure(**json.loads(rest))
+        return _of_json(Failure, rest)
     if kind == b"P":
         return PieceReceived()
     if kind not in b"ACDK" or len(content) < _NUMBERS.size:
@@ -158,6 +158,13 @@ def pieces(lines: list[bytes]) -> Iterator[list[bytes]]:
         size += len(line)
     if run:
         yield run
+
+
+def _of_json(kind: type[OpenedFile | Failure], content: bytes) -> OpenedFile | Failure:
+    try:
+        return kind(**json.loads(content))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"no packet of the journal: {error}") from None
 
 
 def _json(fields: dict[str, Any]) -> bytes:
