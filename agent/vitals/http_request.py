@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HEAD_LIMIT_BYTES = 8 << 10
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_VISIBLE = bytes(range(0x21, 0x7F))
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 _UPPER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ONCE = frozenset((b"host", b"authorization", b"content-length"))
 
@@ -94,7 +96,7 @@ def _check_beginning(head: bytes) -> None:
 
 def _request_line(line: bytes) -> tuple[str, str, str, bool]:
     parts = line.split(b" ")
-    if len(parts) != 3 or not parts[0] or not all(byte in _TOKEN for byte in parts[0]):
+    if len(parts) != 3 or not _is_made_of(parts[0], _TOKEN):
         raise RequestRefused(400, "malformed request line")
     method, target, version = parts
     if len(version) != 8 or not version.startswith(b"HTTP/") or version[6:7] != b".":
@@ -103,7 +105,7 @@ def _request_line(line: bytes) -> tuple[str, str, str, bool]:
         raise RequestRefused(505, "version")
     if method not in {b"GET", b"HEAD"}:
         raise RequestRefused(405, "method")
-    if not all(0x21 <= byte <= 0x7E for byte in target):
+    if not _is_made_of(target, _VISIBLE):
         raise RequestRefused(400, "malformed target")
     if target[:7].lower() == b"http://":
         target = b"/" + target[7:].partition(b"/")[2]
@@ -113,14 +115,19 @@ def _request_line(line: bytes) -> tuple[str, str, str, bool]:
     return method.decode("ascii"), path, query, version == b"HTTP/1.1"
 
 
+def _is_made_of(text: bytes, allowed: bytes) -> bool:
+    """It is not empty and holds nothing else. One pass in C: this thread shares the interpreter with the worker."""
+    return bool(text) and not text.translate(None, allowed)
+
+
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         # A name with white space before the colon, or a folded line, is how requests are smuggled.
-        if not colon or not name or not all(byte in _TOKEN for byte in name):
+        if not colon or not _is_made_of(name, _TOKEN):
             raise RequestRefused(400, "malformed field")
-        if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
+        if len(value.translate(None, _CONTROLS)) < len(value):
             raise RequestRefused(400, "control character in a field")
         name, value = name.lower(), value.strip(b" \t")
         if name not in fields:
