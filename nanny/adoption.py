@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nanny.core.records import (
     CommandAccepted,
@@ -43,6 +43,8 @@ class Found:
     fenced: bool
 
 
+_INSTANT_LIMIT: Final = 1e12
+
 Dated = tuple["Record", "float | None"]
 """A record and the monotonic instant at which it was made; None in another boot."""
 
@@ -53,7 +55,7 @@ def parse_records(plain: Iterable[Mapping[str, Any]], boot_id: str) -> tuple[lis
     problems: list[str] = []
     for one in plain:
         if not isinstance(one, dict):
-            problems.append(f"{str(one)[:80]!r} is no record")
+            problems.append(f"a {type(one).__name__} is no record")
             continue
         try:
             record = from_json(one)
@@ -61,10 +63,13 @@ def parse_records(plain: Iterable[Mapping[str, Any]], boot_id: str) -> tuple[lis
             problems.append(str(violation))
             continue
         if record is not None:
-            at = one.get("at")
-            of_this_boot = one.get("boot") == boot_id and isinstance(at, int | float)
-            records.append((record, float(at) if of_this_boot else None))  # type: ignore[arg-type]
+            records.append((record, _instant(one.get("at")) if one.get("boot") == boot_id else None))
     return records, problems
+
+
+def _instant(at: object) -> float | None:
+    # The bounds also keep out NaN, and numbers that no float holds.
+    return float(at) if isinstance(at, int | float) and 0 <= at < _INSTANT_LIMIT else None
 
 
 def add_unknown_living(records: list[Dated], remembered: Iterable[Dated]) -> None:

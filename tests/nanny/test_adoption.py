@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
+
+import pytest
 
 from nanny import adoption
 from nanny.core.records import HoldSet, IncarnationStarted
@@ -41,3 +44,23 @@ def test_looking_for_the_living_keeps_no_descriptor() -> None:
     for known in ([], [(me, 1.0)]):
         adoption.add_unknown_living(list(known), [(me, 1.0)])
     assert belongings().descriptors == before
+
+
+@pytest.mark.parametrize("at", ["9" * 400, "1e999", "NaN", "-1", "true", '"1"', "null"])
+def test_an_instant_that_cannot_be_makes_a_record_of_another_boot_and_stops_no_start(at: str) -> None:
+    plain = json.loads('{"type":"epoch-minted","epoch":"e","boot":"b","at":%s}' % at)
+    records, problems = adoption.parse_records([plain], "b")
+    instants = [instant for _, instant in records]
+    assert (instants, problems) == ([1.0 if at == "true" else None], [])
+
+
+def test_a_process_id_that_cannot_be_is_nobody_living() -> None:
+    plain = {
+        "type": "incarnation-started",
+        "incarnation": "e/1",
+        "pid": 2**40,
+        "start_time_ticks": 1,
+        "boot": "b",
+        "at": 1.0,
+    }
+    assert adoption.find_living(adoption.parse_records([plain], "b")[0]) == []
