@@ -3,7 +3,8 @@
  * The file named by NVML_FAKE_CONTROL is read at each call. Its first word is the mode, an optional second word
  * the index of the only device concerned (-1 or absent: nvmlInit, that is all of them).
  *   ok lost unknown notloaded mismatch nodevice dropped hang spin segv abort missing
- * `nodevice` has none, `dropped` has lost its last one without a word.
+ * `nodevice` has none, `dropped` has lost its last one without a word. What hangs or spins returns when the mode is
+ * another one: a driver that comes back.
  * Layouts follow NVIDIA's public NVML API reference. Some functions are left out on purpose: older libraries
  * lack them too.
  */
@@ -19,18 +20,22 @@ enum { DEVICES = 3 };
 typedef struct { int index; } device;
 static device devices[DEVICES] = {{0}, {1}, {2}};
 
-static int fault(int index) {
-    char mode[32] = "ok";
+static void read_mode(char mode[32], int index) {
     int which = -1;
     const char *path = getenv("NVML_FAKE_CONTROL");
     FILE *control = path ? fopen(path, "r") : NULL;
-    if (control) {
-        if (fscanf(control, "%31s %d", mode, &which) < 1) strcpy(mode, "ok");
-        fclose(control);
-    }
-    if (which != index) return OK;
-    if (!strcmp(mode, "hang")) for (;;) pause();
-    if (!strcmp(mode, "spin")) for (;;) {}
+    strcpy(mode, "ok");
+    if (!control) return;
+    if (fscanf(control, "%31s %d", mode, &which) < 1 || which != index) strcpy(mode, "ok");
+    fclose(control);
+}
+
+static int fault(int index) {
+    char mode[32];
+    read_mode(mode, index);
+    for (; !strcmp(mode, "hang"); read_mode(mode, index)) usleep(20000);
+    for (; !strcmp(mode, "spin"); read_mode(mode, index))
+        for (volatile int turn = 0; turn < 10000000; turn++) {}
     if (!strcmp(mode, "segv")) raise(SIGSEGV);
     if (!strcmp(mode, "abort")) abort();
     if (!strcmp(mode, "lost")) return LOST;
