@@ -381,6 +381,8 @@ class Nanny:
             reexecuted=self._launch.reexecuted,
         )
         self._notifier.ready()
+        assert self._supervisor is not None
+        self._tell_phase(self._supervisor.state)
         while not self._is_ending:
             self._loop.turn()
             self._handover.attend()
@@ -437,6 +439,10 @@ class Nanny:
         story = "".join(traceback.format_exception(error, limit=-4))
         self._log.error("callback failed", what=what, error=repr(error), story=story)
 
+    def _tell_phase(self, state: NannyState) -> None:
+        """At the start, too: systemd forgets a service's words at its end, and an adopted worker's phase stays."""
+        self._notifier.status(f"{state.phase}, incarnation {state.incarnation}")
+
     def _was_late(self, late_s: float) -> None:
         if self._supervisor is not None:
             self._supervisor.was_late(late_s)
@@ -464,4 +470,4 @@ class Nanny:
                 self._log.info(str(plain.pop("type")), **plain)
         if before.phase is not after.phase:
             self.health.words_changed()
-            self._notifier.status(f"{after.phase}, incarnation {after.incarnation}")
+            self._tell_phase(after)
