@@ -48,7 +48,7 @@ def test_the_unit_restarts_soon_ends_soon_and_sweeps_up() -> None:
     assert 100 <= milliseconds <= 500
     assert int(service["TimeoutAbortSec"].removesuffix("s")) <= 10
     assert int(service["TimeoutStopSec"].removesuffix("s")) <= 60
-    assert "cgroup.kill" in service["ExecStopPost"]
+    assert service["ExecStopPost"].endswith(" -m nanny.sweep")
     assert int(service["FileDescriptorStoreMax"]) >= 1
 
 
@@ -143,6 +143,18 @@ def test_the_worker_never_speaks_to_the_nannys_own_notify_socket(node: RealNanny
         sockets = [one for one in environ if one.startswith(b"NOTIFY_SOCKET=")]
         assert len(sockets) == 1
         assert sockets[0].startswith(f"NOTIFY_SOCKET={node.runtime_dir}".encode())
+
+
+def test_an_adopted_workers_phase_is_told_again(node: RealNanny) -> None:
+    """Systemd forgets a service's words when its main process ends."""
+    with notify_listener() as systemd:
+        node.start(environ={"NOTIFY_SOCKET": systemd.address})
+        before = node.wait_for_phase("running")
+        node.kill()
+        systemd.skip()
+        node.start(environ={"NOTIFY_SOCKET": systemd.address})
+        said = systemd.hear_until(lambda beat: bool(beat.status))
+        assert said.status == f"running, incarnation {before['incarnation']}"
 
 
 def pets_within(systemd: NotifyListener, seconds: float) -> int:
