@@ -70,14 +70,18 @@ class HealthSocket:
 
     def find(self, inherited: dict[str, list[int]], worker_pidfd: int | None) -> str:
         """Get hold of the listener; an empty text, or why there is none."""
+        # While a worker lives it goes on where it listens. Without one nothing holds us at an address that was left.
+        is_free = worker_pidfd is None and self._config.port is not None
         for fd in inherited.get(LISTENER_NAME, []):
-            if self._take(fd):
+            if self._take(fd, as_configured=is_free):
                 return ""
+            self._notifier.remove_stored(LISTENER_NAME)
         if self._config.port is None:
             return ""
         if worker_pidfd is not None:
             try:
                 if self._take(pidfd.get_fd(worker_pidfd, LISTENER_FD), as_configured=True):
+                    self._notifier.store_fds([self.fd], LISTENER_NAME)
                     return ""
             except OSError as error:
                 self._log.warning("the worker's listener could not be duplicated", error=str(error))

@@ -126,6 +126,23 @@ def test_a_socket_unit_is_taken_up(node: RealNanny) -> None:
         wait_until(lambda: answered_by_worker(status), 10, "the worker to answer")
 
 
+def test_a_stored_listener_at_an_address_that_was_left_is_not_kept(node: RealNanny) -> None:
+    """As systemd hands it back at a restart of the unit for which the settings were changed."""
+    with socket.socket() as stored, socket.socket() as wanted:
+        for one in (stored, wanted):
+            one.bind(("127.0.0.1", 0))
+        stored.listen()
+        port = wanted.getsockname()[1]
+        wanted.close()
+        command = node.command(ANSWERS, f"--port={port}")
+        script = 'export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=healthz; exec "$@"'
+        node.command = lambda *_: ["/bin/sh", "-c", script, "sh", *command]  # type: ignore[method-assign]
+        fd = stored.fileno()
+        node.start(wait=False, preexec_fn=lambda: os.dup2(fd, 3), pass_fds=(3,))
+        node.wait_until_it_answers()
+        assert node.wait_for_phase("running")["healthz"] == f"127.0.0.1:{port}"
+
+
 @pytest.mark.parametrize("what", ["file", "closed listener"])
 def test_an_inherited_descriptor_that_is_no_listener_costs_no_start(node: RealNanny, what: str) -> None:
     with socket.socket() as unit, open("/dev/null") as file:
