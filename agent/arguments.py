@@ -34,6 +34,12 @@ def settings_of_words(words: Sequence[str]) -> AgentConfig | int:
     return EX_CONFIG if loaded is None else loaded.config
 
 
+def files_read(words: Sequence[str]) -> tuple[str, ...]:
+    """The settings' file, whether it is there or not."""
+    options, _ = _parse(words)
+    return (options.config or os.environ.get("AGENT_CONFIG") or DEFAULT_FILE,)
+
+
 def answer(words: Sequence[str]) -> int:
     """Answer a question: the version, help, or whether the settings can be used."""
     options, flags = _parse(words)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.config import AgentConfig
+    from agent.main import Prepared
     from agent.telemetry.probe_launch import LaunchedServer
     from agent.vitals.config import VitalsConfig
     from agent.vitals.thread import Vitals
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     from agent.vitals.stall_stack import enable_stack_dumps  # noqa: PLC0415
 
     enable_stack_dumps(os.environ)
+    from agent.park import is_standby  # noqa: PLC0415
+
+    if is_standby(os.environ):
+        return _run_when_woken(words)
     claimed = claim_environ(os.environ)
     vitals = None
     if claimed.listener_fd is not None:
@@ -54,25 +59,71 @@ def main(argv: list[str] | None = None) -> int:
         if vitals is None:
             return 1
     else:
-        vitals.adjust(
-            stall_warn_s=config.stall_warn_s,
-            stall_timeout_s=config.stall_timeout_s,
-            expect_total_s=config.expect_limit_s,
-            token=config.health_token,
-        )
+        _adjust(vitals, config)
     with vitals.expect(_IMPORT_LIMIT_S, "loading the program"):
-        # Its fork server is started while this process is small and has no event loop.
-        from agent.telemetry.probe_launch import launch_probe_server  # noqa: PLC0415
+        prepared = _prepare(config)
+    if prepared is None:
+        return 1
+    from agent.main import run  # noqa: PLC0415
 
-        try:
-            probe_server = launch_probe_server()
-        except OSError:
-            probe_server = None  # the pool starts one, and again as long as there is none
-        run = _load_program()
-    return run(config, claimed.incarnation, vitals, probe_server)
+    return run(config, claimed.incarnation, vitals, prepared)
 
 
-def _load_program() -> Callable[[AgentConfig, str | None, Vitals, LaunchedServer | None], int]:
+def _run_when_woken(words: list[str]) -> int:
+    """Prepare a run that any life of this node's worker could be, and wait to be told which."""
+    from agent.arguments import files_read, settings_of_words  # noqa: PLC0415
+
+    config = settings_of_words(words)
+    if isinstance(config, int):
+        return config
+    prepared = _prepare(config)
+    if prepared is None:
+        return 1
+    from agent.code_stamp import Comparison, code_stamp  # noqa: PLC0415
+    from agent.main import run  # noqa: PLC0415
+    from agent.park import wait_for_wake  # noqa: PLC0415
+    from agent.vitals.config import claim_environ  # noqa: PLC0415
+    from agent.vitals.thread import start_vitals  # noqa: PLC0415
+
+    wait_for_wake(os.environ, Comparison(code_stamp(files_read(words))))
+    claimed = claim_environ(os.environ)
+    if claimed.listener_fd is None:
+        vitals = _start_with_settings(claimed, config)
+        if vitals is None:
+            return 1
+    else:
+        vitals = start_vitals(claimed)
+        _adjust(vitals, config)
+    return run(config, claimed.incarnation, vitals, prepared)
+
+
+def _adjust(vitals: Vitals, config: AgentConfig) -> None:
+    vitals.adjust(
+        stall_warn_s=config.stall_warn_s,
+        stall_timeout_s=config.stall_timeout_s,
+        expect_total_s=config.expect_limit_s,
+        token=config.health_token,
+    )
+
+
+def _prepare(config: AgentConfig) -> Prepared | None:
+    """Load the program and do what takes time; None, and the reason on stderr, if it cannot run."""
+    # Its fork server is started while this process is small and has no event loop.
+    from agent.telemetry.probe_launch import launch_probe_server  # noqa: PLC0415
+
+    try:
+        probe_server = launch_probe_server()
+    except OSError:
+        probe_server = None  # the pool starts one, and again as long as there is none
+    prepare = _load_program()
+    try:
+        return prepare(config, probe_server)
+    except OSError as error:
+        print(f"node-agent: cannot start: {error}", file=sys.stderr)
+        return None
+
+
+def _load_program() -> Callable[[AgentConfig, LaunchedServer | None], Prepared]:
     """Do the heavy imports, a fifth faster: nothing is collected meanwhile, and structlog finds no rich.
 
     It would load it for coloured tracebacks, which no log of ours has; whoever wants rich later gets it.
@@ -88,11 +139,11 @@ def _load_program() -> Callable[[AgentConfig, str | None, Vitals, LaunchedServer
     finally:
         for name in hidden:
             del sys.modules[name]
-    from agent.main import run  # noqa: PLC0415
+    from agent.main import prepare  # noqa: PLC0415
 
     gc.freeze()
     gc.set_threshold(*threshold)
-    return run
+    return prepare
 
 
 def _start_with_settings(claimed: VitalsConfig, config: AgentConfig) -> Vitals | None:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,6 +39,10 @@ class Identity:
     boot_id: str
     software_version: str
     incarnation: Incarnation | None
+
+    def in_life(self, incarnation: str | None) -> Identity:
+        """The same node in a life of its worker; one that cannot be read counts as none."""
+        return replace(self, incarnation=_incarnation(incarnation))
 
     def hello(self) -> Hello:
         """The first message of a connection; the session fills in what is its own."""

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
@@ -47,26 +48,50 @@ _LOG_GRACE_S: Final = 0.3
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(
-    config: AgentConfig, incarnation: str | None, vitals: Vitals, probe_server: LaunchedServer | None
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What takes time and is the same in any life of this node's worker: a standby has it before it is one."""
+
+    loop: asyncio.AbstractEventLoop
+    identity: Identity
+    pool: ProbePool
+    dialler: Dialler | None
+
+
+def prepare(config: AgentConfig, probe_server: LaunchedServer | None) -> Prepared:
+    """Do what may block before the loop turns.
+
+    Args:
+        config: the settings.
+        probe_server: launched already; None where that failed.
+
+    Raises:
+        OSError: the certificates cannot be read.
+    """
+    pool = ProbePool(first=probe_server)
+    dialler = None
+    if config.server_url is not None:
+        dialler = Dialler(config.server_url, config.server_ca_file, pool, config.connect_timeout_s)
+    return Prepared(_new_event_loop(), find_identity(config.node_name, os.environ, None), pool, dialler)
+
+
+def run(config: AgentConfig, incarnation: str | None, vitals: Vitals, prepared: Prepared) -> int:
     """Be the worker until a signal ends it; does not return unless it cannot start.
 
     Args:
         config: the settings.
         incarnation: as the nanny passed it.
         vitals: answering already.
-        probe_server: launched already; None where that failed.
+        prepared: for these settings.
     """
     outlet = configure_logging(
         level=config.log_level, context={} if incarnation is None else {"incarnation": incarnation}
     )
-    identity = find_identity(config.node_name, os.environ, incarnation)
-    agent = Agent(config, identity, vitals, probe_server, outlet)
-    loop = _new_event_loop()
+    agent = Agent(config, prepared, prepared.identity.in_life(incarnation), vitals, outlet)
+    loop = prepared.loop
     asyncio.set_event_loop(loop)
     try:
-        agent.prepare()
+        agent.load_plugins()
         vitals.watch_loop(loop)
         loop.run_until_complete(agent.serve())
     except OSError as error:
@@ -85,9 +110,9 @@ class Agent:
     def __init__(
         self,
         config: AgentConfig,
+        prepared: Prepared,
         identity: Identity,
         vitals: Vitals,
-        probe_server: LaunchedServer | None,
         outlet: LogOutlet,
     ) -> None:
         self._config = config
@@ -95,7 +120,7 @@ class Agent:
         self._vitals = vitals
         self._outlet = outlet
         self._log = structlog.get_logger()
-        self._pool = ProbePool(first=probe_server)
+        self._pool = prepared.pool
         self._collector = Collector(
             CollectorConfig(
                 interval_s=config.sample_interval_s,
@@ -106,29 +131,25 @@ class Agent:
             self._pool,
         )
         self._registration = RegistrationSource(config, identity, vitals.address)
-        self._link: ServerLink | None = None
+        self._link = None if prepared.dialler is None else self._new_link(prepared.dialler)
         self._plugins: tuple[Service, ...] = ()
         self._plugins_failed: dict[str, str] = {}
         self._services: Services | None = None
         self._stop = asyncio.Event()
 
-    def prepare(self) -> None:
-        """Do what may block before the loop turns: certificates, other people's imports.
-
-        Raises:
-            OSError: the certificates cannot be read.
-        """
+    def _new_link(self, dialler: Dialler) -> ServerLink:
         config = self._config
-        if config.server_url is not None:
-            dialler = Dialler(config.server_url, config.server_ca_file, self._pool, config.connect_timeout_s)
-            backoff = Backoff(config.reconnect_initial_s, config.reconnect_ceiling_s)
-            self._link = ServerLink(
-                dialler,
-                self._identity,
-                self._registration.registration,
-                backoff,
-                SessionConfig(hello_timeout_s=config.connect_timeout_s),
-            )
+        return ServerLink(
+            dialler,
+            self._identity,
+            self._registration.registration,
+            Backoff(config.reconnect_initial_s, config.reconnect_ceiling_s),
+            SessionConfig(hello_timeout_s=config.connect_timeout_s),
+        )
+
+    def load_plugins(self) -> None:
+        """Import and make other people's services, which may block: before the loop turns."""
+        config = self._config
         if config.plugins:
             context = PluginContext(
                 self._identity.node_id,

@@ -60,6 +60,34 @@ class NannyConfig:
         maximum=1 << 30,
         section="worker",
     )
+    standby: str = setting(
+        "off",
+        help="A standby worker that takes over within milliseconds: on for programs that park "
+        "(docs/standby.md), auto for node-agent alone.",
+        choices=("auto", "on", "off"),
+        section="worker",
+    )
+    standby_after_s: float = setting(
+        30.0,
+        help="A standby is made once the worker has been ready for so long.",
+        minimum=0,
+        reloadable=True,
+        section="worker",
+    )
+    standby_max_age_s: float = setting(
+        21600.0,
+        help="A standby that has waited for so long is replaced.",
+        minimum=1,
+        reloadable=True,
+        section="worker",
+    )
+    standby_min_available_bytes: int = setting(
+        512 << 20,
+        help="A standby is dropped while the node has less memory available.",
+        minimum=0,
+        reloadable=True,
+        section="worker",
+    )
     memory_limit_bytes: int | None = setting(
         None,
         help="Resident memory over which the program is restarted; not set: never.",

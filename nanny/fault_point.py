@@ -2,8 +2,9 @@
 
 Off unless the setting ``fault_point`` names a place; no environment variable of a stranger reaches it. A place
 signals the nanny itself, by SIGKILL unless ``:STOP`` follows its name. The places: ``worker-parked`` (the child
-exists, nothing is recorded), ``worker-recorded`` (recorded, not yet released), ``recovering`` (an image of the
-nanny runs and has adopted nobody yet).
+exists, nothing is recorded), ``worker-recorded`` (recorded, not yet released), ``standby-recorded`` and
+``standby-woken`` (a promoted standby is recorded and not yet woken; the wake is sent), ``recovering`` (an image of
+the nanny runs and has adopted nobody yet).
 
 ``after-WHAT-N`` is the N-th boundary between two effects since WHAT was heard for the first time: an order's kind
 (``restart``) or an event's name (``NannyStarted``). The shell passes a boundary once a step is decided, when its
@@ -18,7 +19,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-PLACES = ("worker-parked", "worker-recorded", "recovering:STOP")
+PLACES = ("worker-parked", "worker-recorded", "standby-recorded", "standby-woken", "recovering:STOP")
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ from nanny.evidence.desk import EvidenceDesk
 from nanny.handover import Handover
 from nanny.health_socket import HealthSocket
 from nanny.journal.client import JournalClient
+from nanny.life import Life
 from nanny.link_process import LinkProcess
 from nanny.linux import cgroup, fifo, file_lock, pidfd, procfs, subreaper
 from nanny.linux.clocks import SystemClock
@@ -58,7 +59,8 @@ from nanny.roles import Roles, group_id
 from nanny.status import NannyStatus
 from nanny.supervisor import Supervisor
 from nanny.worker_output import WorkerOutput
-from nanny.worker_process import Life, WorkerProcess
+from nanny.worker_process import WorkerProcess
+from nanny.worker_spec import wants_standby
 
 if TYPE_CHECKING:
     import socket
@@ -240,6 +242,7 @@ class Nanny:
         ControlRequests(self._control, supervisor, self.status.whole)
         self._handover = self._leave_behind(supervisor)
         self._wire_effects(supervisor)
+        self._use_standby(supervisor)
         supervisor.on_step += [self._counters.observe, self._after_step]
         self._adopt(found)
         self.link.end_left_over(recovery.link)
@@ -330,6 +333,16 @@ class Nanny:
     def _spawn(self, action: SpawnWorker) -> None:
         self.health.retry()
         self.workers.spawn(action)
+
+    def _use_standby(self, supervisor: Supervisor) -> None:
+        if not wants_standby(self._config):
+            return
+        from nanny.standby_process import StandbyProcess  # noqa: PLC0415  # no memory where none is wanted
+
+        cgroup_dir = None if self._cgroup is None else self._cgroup.path
+        standby = StandbyProcess(self._config, self._loop, self._log, self._reaper, cgroup_dir)
+        self.workers.use_standby(standby)
+        supervisor.on_step.append(standby.observe)
 
     def _own_cgroup(self) -> str | None:
         try:
@@ -461,6 +474,8 @@ class Nanny:
         config = launch.as_attributes(settings)
         self._config.__dict__.update(config.__dict__)
         self._supervisor.config = policy(self._config, self._launch.node_id)
+        if self.workers.standby is not None:
+            self.workers.standby.reloaded()
 
     def _after_step(self, before: NannyState, after: NannyState, records: tuple[Record, ...]) -> None:
         if records or before.link.pid != after.link.pid:

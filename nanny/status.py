@@ -58,6 +58,7 @@ class NannyStatus:
         return {
             **view.status(supervisor.state, self.loop.now, supervisor.config),
             "stall_stack": self._stall_stack(),
+            "standby": None if self.workers.standby is None else self.workers.standby.shown(),
             "node_name": self.launch.node_name,
             "healthz": self.health.address,
             "state_dir": self.state_dir,

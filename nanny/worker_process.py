@@ -6,12 +6,9 @@ durable, signalled by pidfd only, swept up after its death. Decides nothing. pid
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nanny import examination, fault_point, fork_gate, worker_spec
@@ -20,9 +17,10 @@ from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
 from nanny.heartbeats import NotifySocket
 from nanny.left_behind import LeftBehind, names_in
+from nanny.life import Arrival, Gate, Life, stacks_of
 from nanny.linux import memfd, pidfd, procfs
 from nanny.linux.cgroup import SubCgroup
-from nanny.reaper import UNKNOWN, ExitStatus
+from nanny.reaper import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,52 +39,13 @@ if TYPE_CHECKING:
     from nanny.linux.peer_credentials import Credentials
     from nanny.protocol.incarnation import Incarnation
     from nanny.protocol.notify_format import Beat
-    from nanny.reaper import Reaper
+    from nanny.reaper import ExitStatus, Reaper
+    from nanny.standby_process import StandbyChild, StandbyProcess
     from nanny.supervisor import Supervisor
 
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _MEMORY_INTERVAL_S: Final = 5.0
 _ENDED_KEPT: Final = 3
-_BEATS_KEPT: Final = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A beat, when it came, and what the scheduler had counted by then."""
-
-    at: float
-    beat: Beat
-    baseline: examination.Baseline
-
-
-@dataclass(slots=True)
-class Life:
-    """What the shell holds of one incarnation."""
-
-    incarnation: Incarnation
-    pid: int
-    pidfd: int
-    start_time_ticks: int
-    cgroup: SubCgroup | None
-    stacks_fd: int | None
-    notify: NotifySocket | None = None
-    parked: fork_gate.ParkedChild | None = None
-    exec_error_fd: int = -1
-    exec_error: str = ""
-    """Why the program never ran."""
-    status: ExitStatus = UNKNOWN
-    last_beat: Beat | None = None
-    vitals_tid: int = 0
-    beats: deque[Arrival] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
-    """The latest few, for evidence and for comparison."""
-    is_ready: bool = False
-
-    def baseline_at(self, instant: float | None) -> examination.Baseline:
-        """The scheduling figures of the last beat before an instant, as far back as is known."""
-        known = [one for one in self.beats if instant is not None and one.at <= instant] or list(self.beats)[
-            :1
-        ]
-        return known[-1].baseline if known else examination.UNKNOWN_BASELINE
 
 
 class WorkerProcess:
@@ -95,6 +54,7 @@ class WorkerProcess:
     Attributes:
         lives: by incarnation, those whose main process is not known to be dead.
         beats_total: heartbeats taken.
+        standby: serves the next life where it can; None starts each from cold.
     """
 
     def __init__(
@@ -112,6 +72,7 @@ class WorkerProcess:
         self._log = log
         self._reaper = reaper
         self._cgroup_dir = cgroup_dir
+        self.standby: StandbyProcess | None = None
         self.lives: dict[Incarnation, Life] = {}
         self.ended: list[Life] = []
         self.beats_total = 0
@@ -128,8 +89,14 @@ class WorkerProcess:
     # Actions
 
     def spawn(self, action: SpawnWorker) -> None:
-        """Make a child that waits at the gate."""
-        incarnation = action.incarnation
+        """Provide a child that waits to be released: the standby, else one made from cold."""
+        if self.standby is None:
+            self.spawn_cold(action.incarnation)
+        else:
+            self.standby.child_wanted(action.incarnation)
+
+    def spawn_cold(self, incarnation: Incarnation) -> None:
+        """Make a child that waits at the fork gate."""
         stacks_fd, notify, cgroup = -1, None, None
         try:
             stacks_fd = memfd.create_memfd(
@@ -147,8 +114,9 @@ class WorkerProcess:
                 self._left_behind.sweep_up(cgroup)
             self._supervisor.tell(e.SpawnFailed(incarnation, str(error)))
             return
+        gate = Gate(lambda: fork_gate.release(parked), lambda: fork_gate.abandon(parked))
         life = Life(
-            incarnation, parked.pid, parked.pidfd, parked.start_time_ticks, cgroup, stacks_fd, notify, parked
+            incarnation, parked.pid, parked.pidfd, parked.start_time_ticks, cgroup, stacks_fd, notify, gate
         )
         self._keep(life)
         life.exec_error_fd = parked.exec_error_fd
@@ -156,21 +124,50 @@ class WorkerProcess:
         fault_point.reach("worker-parked")
         self._supervisor.tell(e.WorkerParked(incarnation, parked.pid, parked.start_time_ticks))
 
+    def promote(self, incarnation: Incarnation, child: StandbyChild) -> None:
+        """Have the standby, which waits for its wake, be this life's child."""
+        standby = self.standby
+        assert standby is not None, "it gave the child"
+        try:
+            notify = self._notify_socket(incarnation)
+        except (HostError, OSError):
+            pidfd.send_signal(child.pidfd, signal.SIGKILL)
+            return
+
+        def release() -> None:
+            fault_point.reach("standby-recorded")
+            standby.wake(incarnation, notify.path, self.listener_fd())
+            fault_point.reach("standby-woken")
+
+        life = Life(
+            incarnation,
+            child.pid,
+            child.pidfd,
+            child.start_time_ticks,
+            child.cgroup,
+            child.stacks_fd,
+            notify,
+            Gate(release, lambda: standby.forget_woken(incarnation)),
+        )
+        self._keep(life)
+        fault_point.reach("worker-parked")
+        self._supervisor.tell(e.WorkerParked(incarnation, child.pid, child.start_time_ticks))
+
     def release(self, action: ReleaseWorker) -> None:
         """Let the child execute the program."""
         life = self.lives.get(action.incarnation)
         if life is not None and life.parked is not None:
             fault_point.reach("worker-recorded")
-            fork_gate.release(life.parked)
-            life.parked = None
+            gate, life.parked = life.parked, None
+            gate.release()
             self.on_released()
 
     def abandon(self, action: AbandonWorker) -> None:
         """Let the parked child end."""
         life = self.lives.get(action.incarnation)
         if life is not None and life.parked is not None:
-            fork_gate.abandon(life.parked)
-            life.parked = None
+            gate, life.parked = life.parked, None
+            gate.abandon()
 
     def signal(self, action: SignalWorker) -> None:
         """Signal the main process; SIGKILL goes to its whole cgroup as well."""
@@ -212,14 +209,29 @@ class WorkerProcess:
     def adopt(self, life: Life) -> None:
         """Take over a worker that an earlier nanny released."""
         if self._cgroup_dir is not None:
-            for name in _cgroup_names(life.incarnation):
+            # Not by its name: one that was promoted has its standby's.
+            for name in names_in(self._cgroup_dir, "worker-", ""):
                 cgroup = SubCgroup(os.path.join(self._cgroup_dir, name))
                 with suppress(HostError):
                     if life.pid in cgroup.pids():
                         life.cgroup = cgroup
-        life.stacks_fd = _stacks_of(life.pidfd)
+        life.stacks_fd = stacks_of(life.pidfd)
         life.notify = self._notify_socket(life.incarnation)
         self._keep(life)
+
+    def use_standby(self, standby: StandbyProcess) -> None:
+        """Have each life served by a standby where there is one."""
+        self.standby = standby
+        standby.output_fd = lambda: self.output_fd
+        standby.promote = self.promote
+        standby.start_cold = self.spawn_cold
+        standby.kill = self._kill
+        standby.sweep_up = self._left_behind.sweep_up
+
+    def _kill(self, incarnation: Incarnation) -> None:
+        life = self.lives.get(incarnation)
+        if life is not None:
+            pidfd.send_signal(life.pidfd, signal.SIGKILL)
 
     def sweep_left_over(self) -> None:
         """Remove what dead workers of earlier nannies left: cgroups with whoever is in them, notify sockets."""
@@ -285,8 +297,10 @@ class WorkerProcess:
             os.close(life.exec_error_fd)
             life.exec_error_fd = -1
         if life.parked is not None:
-            fork_gate.abandon(life.parked)
-            life.parked = None
+            gate, life.parked = life.parked, None
+            gate.abandon()
+        if self.standby is not None:
+            self.standby.forget_woken(life.incarnation)
         os.close(life.pidfd)
         self._deafen(life)
 
@@ -406,19 +420,3 @@ class WorkerProcess:
 def _cgroup_names(incarnation: Incarnation) -> tuple[str, str]:
     """Numbers begin anew in a new epoch, and a dead worker of the old one may still be in the first."""
     return f"worker-{incarnation.number}", f"worker-{incarnation.number}-{incarnation.epoch[-12:]}"
-
-
-def _stacks_of(worker_pidfd: int) -> int | None:
-    """Our duplicate of an adopted worker's memfd for stacks, if that is what it has there."""
-    try:
-        fd = pidfd.get_fd(worker_pidfd, worker_spec.STACKS_FD)
-    except OSError:
-        return None
-    try:
-        # Sealed files are memfds, and nobody else has reason to seal this one against growth.
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW:
-            return fd
-    except OSError:
-        pass
-    os.close(fd)
-    return None

@@ -82,7 +82,7 @@ class Vitals:
         self._is_ended = False
         self._counts = _Counts()
         self._seq = 0
-        self._beat_at = self._last_beat_at = 0.0
+        self._beat_at = self._urgent_at = 0.0
         self._look_at = 0.0
         self._turned_at = self._started_at
         self._is_released = False
@@ -232,7 +232,6 @@ class Vitals:
         return self._answers.answer(request, is_loopback=is_loopback)
 
     def _beat(self, now: float) -> None:
-        self._last_beat_at = now
         self._beat_at = now + self._config.interval_s
         if self._sender is None:
             return
@@ -334,7 +333,9 @@ class Vitals:
         for fd, _ in events:
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
-                self._beat_at = min(self._beat_at, max(now, self._last_beat_at + _BEAT_GAP_S))
+                urgent_at = max(now, self._urgent_at + _BEAT_GAP_S)
+                if urgent_at < self._beat_at:
+                    self._beat_at = self._urgent_at = urgent_at
         if now >= self._beat_at:
             self._beat(now)
         if connections is not None:

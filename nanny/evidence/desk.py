@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from nanny.event_loop import EventLoop
     from nanny.evidence.apart import Stuck
     from nanny.fork_gate import Helper
+    from nanny.life import Life
     from nanny.protocol.incarnation import Incarnation
     from nanny.reaper import Reaper
     from nanny.supervisor import Supervisor
-    from nanny.worker_process import Life, WorkerProcess
+    from nanny.worker_process import WorkerProcess
 
 COLLECTORS_LIMIT: Final = 4
 OUTPUT_TAIL_BYTES: Final = 256 << 10

@@ -48,7 +48,7 @@ def test_looking_for_the_living_keeps_no_descriptor() -> None:
 
 @pytest.mark.parametrize("at", ["9" * 400, "1e999", "NaN", "-1", "true", '"1"', "null"])
 def test_an_instant_that_cannot_be_makes_a_record_of_another_boot_and_stops_no_start(at: str) -> None:
-    plain = json.loads('{"type":"epoch-minted","epoch":"e","boot":"b","at":%s}' % at)
+    plain = {"type": "epoch-minted", "epoch": "e", "boot": "b", "at": json.loads(at)}
     records, problems = adoption.parse_records([plain], "b")
     instants = [instant for _, instant in records]
     assert (instants, problems) == ([1.0 if at == "true" else None], [])

@@ -21,12 +21,13 @@ from nanny.core.actions import CollectEvidence, ReleaseWorker, SpawnWorker
 from nanny.core.events import EvidenceCollected
 from nanny.event_loop import DeadlineSource, EventLoop
 from nanny.evidence.desk import EvidenceDesk, Saved
+from nanny.life import Life
 from nanny.linux.clocks import SystemClock
 from nanny.linux.signals import SignalDoor
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.stack_signal import STACK_SIGNAL
 from nanny.reaper import Reaper
-from nanny.worker_process import Life, WorkerProcess
+from nanny.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from nanny.supervisor import Supervisor

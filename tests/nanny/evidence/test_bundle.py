@@ -13,12 +13,12 @@ from nanny.evidence.bundle_name import UNFINISHED, parse_name
 from nanny.evidence.listing import list_bundles
 from nanny.evidence.stacks import WAIT_S
 from nanny.examination import UNKNOWN_BASELINE
+from nanny.life import Arrival
 from nanny.linux import procfs
 from nanny.linux.cgroup import SubCgroup, own_cgroup_dir
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.notify_format import Beat
 from nanny.protocol.stack_signal import STACK_SIGNAL
-from nanny.worker_process import Arrival
 from tests.nanny.evidence.conftest import WITH_STACKS, Node
 
 FILES = {
