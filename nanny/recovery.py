@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanny import adoption, facts
 from nanny.core import startup
-from nanny.core.records import EpochMinted, IncarnationEnded
+from nanny.core.records import EpochMinted, IncarnationEnded, IncarnationStarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +66,7 @@ def recover(
             records.append((EpochMinted(opened.epoch), None))
         of_this_boot = adoption.parse_records(of_run, boot_id)[0]
         adoption.add_unknown_living(records, of_this_boot)
+        unjournaled += add_unknown_lives(records, of_this_boot)
         unjournaled += adoption.add_unknown_orders(records, of_this_boot)
     for problem in problems:
         log.warning("journal record passed over", why=problem)
@@ -81,3 +82,20 @@ def recover(
     ]
     link = remembered.get("link") if remembered.get("boot") == boot_id else None
     return Recovery(recovered, found, unjournaled, link)
+
+
+def add_unknown_lives(records: list[adoption.Dated], remembered: Sequence[adoption.Dated]) -> list[Record]:
+    """Add lives that the journal has never heard of, also those that are over; give them, to be journaled.
+
+    A nanny that began without its journal numbers in an epoch of its own. Its successor may find the journal
+    readable and that worker dead: without this it would go on in the journal's epoch, with lives that are taken for
+    earlier ones than that.
+    """
+    known = {record.incarnation for record, _ in records if isinstance(record, IncarnationStarted)}
+    missing = [
+        one
+        for one in remembered
+        if isinstance(one[0], IncarnationStarted) and one[0].incarnation not in known
+    ]
+    records += missing
+    return [record for record, _ in missing]
