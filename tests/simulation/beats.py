@@ -8,9 +8,9 @@ such a resting point is looked at and not assumed; that the fold changes nothing
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from nanny.core.child import Child
 from tests.simulation.worker import BEAT_S
 
 if TYPE_CHECKING:
@@ -24,18 +24,23 @@ _EPSILON_S: Final = 1e-6
 
 
 class Beats:
-    """The streams of beats of one machine: its worker's and its link's."""
+    """The streams of beats of one machine: its worker's and its link's.
 
-    __slots__ = ("_folded", "_machine", "folding")
+    Attributes:
+        folded: those whose beats come without being stepped.
+        folding: whether any may be.
+    """
+
+    __slots__ = ("_machine", "folded", "folding")
 
     def __init__(self, machine: Machine, *, folding: bool) -> None:
         self._machine = machine
-        self._folded: dict[int, Worker | LinkProgram] = {}
+        self.folded: dict[int, Worker | LinkProgram] = {}
         self.folding = folding
 
     def begin(self, sender: Worker | LinkProgram) -> None:
         """A stream starts now, in place of the sender's earlier one."""
-        self._folded.pop(id(sender), None)
+        self.folded.pop(id(sender), None)
         sender.stream += 1
         self._beat(sender, sender.stream)
 
@@ -47,7 +52,7 @@ class Beats:
         if not sender.is_silent(now):
             folds = self._deliver(sender, sender.beat(now))
             if folds and self.folding and not sender.dead and sender.is_steady(now):
-                self._folded[id(sender)] = sender
+                self.folded[id(sender)] = sender
                 machine.rearm()
                 return
         if not sender.dead and stream == sender.stream:
@@ -64,9 +69,9 @@ class Beats:
 
     def _catch_up(self) -> None:
         """Deliver the last beat of each folded stream; they stay folded."""
-        if self._folded:
+        if self.folded:
             now = self._machine.mono
-            for sender in sorted(self._folded.values(), key=lambda one: _last_before(one, now)):
+            for sender in sorted(self.folded.values(), key=lambda one: _last_before(one, now)):
                 at = _last_before(sender, now)
                 if at > sender.last_beat_at:
                     sender.last_beat_at = at
@@ -74,19 +79,19 @@ class Beats:
 
     def unfold(self) -> None:
         """Something else happens now: up to here the beats have come, and the next ones are awaited one by one."""
-        if self._folded:
+        if self.folded:
             self._catch_up()
-            folded, self._folded = self._folded, {}
+            folded, self.folded = self.folded, {}
             for sender in folded.values():
                 self._machine.at_mono(sender.last_beat_at + BEAT_S, self._beat, sender, sender.stream)
 
     def is_folded(self, sender: Worker | LinkProgram | None) -> bool:
         """Whether this one's beats come without being stepped."""
-        return sender is not None and id(sender) in self._folded
+        return sender is not None and id(sender) in self.folded
 
     def clear(self) -> None:
         """Nobody listens any more, or nobody speaks."""
-        self._folded.clear()
+        self.folded.clear()
 
 
 def _last_before(sender: Worker | LinkProgram, now: float) -> float:
@@ -95,6 +100,19 @@ def _last_before(sender: Worker | LinkProgram, now: float) -> float:
 
 def _is_moved(before: NannyState, after: NannyState) -> bool:
     """Whether two states are the same but for when each child was last heard, and what follows from that."""
-    worker = replace(after.worker, last_beat_at=before.worker.last_beat_at, deadline=before.worker.deadline)
-    link = replace(after.link, last_beat_at=before.link.last_beat_at, deadline=before.link.deadline)
-    return replace(after, worker=worker, link=link) == before
+    if after.vitals != before.vitals:
+        return False
+    moved = {"worker": _moved(after.worker, before.worker), "link": _moved(after.link, before.link)}
+    return after.changed(moved) == before
+
+
+def _moved(after: Child, before: Child) -> Child:
+    return Child(
+        after.stage,
+        after.since,
+        before.deadline,
+        after.pid,
+        before.last_beat_at,
+        after.extended_s,
+        after.failures,
+    )

@@ -23,7 +23,7 @@ from tests.simulation.shell import simulated_surroundings
 from tests.simulation.wire import KEEPALIVE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tests.simulation.faults import Fault
 
@@ -55,7 +55,9 @@ class Told:
     faults: Counter[str] = field(default_factory=Counter)
     commands: Counter[str] = field(default_factory=Counter)
     violation: str = ""
-    """What was broken, where and when; empty: nothing."""
+    """What was broken; empty: nothing."""
+    broken_by: str = ""
+    """The node where it showed."""
 
     def as_json(self) -> dict[str, Any]:
         """All figures as one object."""
@@ -71,21 +73,30 @@ class Told:
         self.longest_dark_s = max(self.longest_dark_s, other.longest_dark_s)
         self.faults += other.faults
         self.commands += other.commands
-        self.violation = self.violation or other.violation
+        if not self.violation:
+            self.violation, self.broken_by = other.violation, other.broken_by
 
 
 class Fleet:
     """Nodes, their server, and what befalls them."""
 
-    def __init__(self, nodes: int, config: PolicyConfig = CONFIG, *, folding: bool = True) -> None:
+    def __init__(self, nodes: Iterable[int], config: PolicyConfig = CONFIG, *, folding: bool = True) -> None:
+        """Nothing runs yet.
+
+        Args:
+            nodes: their numbers; a node is the same one in each fleet.
+            config: of every nanny.
+            folding: whether steady beats are folded.
+        """
         self.world = Clockwork()
         self.server = Server(self.world)
-        self.machines = [
-            Machine(self.world, number, config, self.server, folding=folding) for number in range(nodes)
-        ]
+        self._by_number = {
+            number: Machine(self.world, number, config, self.server, folding=folding) for number in nodes
+        }
+        self.machines = list(self._by_number.values())
         for machine in self.machines:
             self.server.meet(machine)
-        self.told = Told(nodes)
+        self.told = Told(len(self.machines))
         self._steps: Counter[str] = Counter()
 
     def run(
@@ -113,7 +124,7 @@ class Fleet:
                     machine.oracles.must_rest(machine)
                     machine.oracles.must_serve(machine, quiet_from, 99)
             except Violation as violation:
-                self.told.violation = f"{violation} at {self.world.now:.3f} s"
+                self.told.violation, self.told.broken_by = violation.rule, violation.node
         self._count(began)
         return self.told
 
@@ -124,7 +135,7 @@ class Fleet:
         for fault in faults:
             self.world.run(fault.at)
             self.told.faults[fault.kind] += 1
-            inflict(self.machines[fault.node], fault)
+            inflict(self._by_number[fault.node], fault)
             if progress is not None and self.world.now >= shown_at:
                 shown_at = self.world.now + SLICE_S
                 self._count(began)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nanny.core import actions as a
 from nanny.core import events as e
-from nanny.core.child import Stage
+from nanny.core.child import Child, Stage
 from nanny.core.policy import next_deadline
 from nanny.core.records import Desired
 from nanny.main import LATE_AFTER_S
@@ -59,7 +59,7 @@ class Machine:
         self.name = f"node-{number}"
         self.config = replace(config, node_id=self.name)
         self.server = server
-        self.oracles = Oracles()
+        self.oracles = Oracles(self.name)
         self.disk = Disk()
         self.beats = Beats(self, folding=folding)
         self.pid_base = (number + 1) * PIDS_A_MACHINE
@@ -282,12 +282,15 @@ class Machine:
         life = self.nanny_life
         if life is None:
             return None
-        state, moved = life.supervisor.state, {}
-        if self.beats.is_folded(self.owner):
-            moved["worker"] = replace(state.worker, deadline=None)
-        if self.beats.is_folded(self.link):
-            moved["link"] = replace(state.link, deadline=None)
-        return next_deadline(state.changed(moved) if moved else state, self.config)
+        state = life.supervisor.state
+        if self.beats.folded:
+            moved = {}
+            if self.beats.is_folded(self.owner):
+                moved["worker"] = _without_deadline(state.worker)
+            if self.beats.is_folded(self.link):
+                moved["link"] = _without_deadline(state.link)
+            state = state.changed(moved)
+        return next_deadline(state, self.config)
 
     def _timer(self, life: NannyLife, armed_at: float) -> None:
         if self._armed_at == armed_at:
@@ -443,7 +446,8 @@ class Machine:
         if life is not None:
             life.durability.abandon(surviving)
         kept = {line.get("command_id") for line in self.disk.lines if line["type"] == "command-finished"}
-        self.oracles.power_fails(set(self.oracles.told) - kept)
+        begun = {line["incarnation"] for line in self.disk.lines if line["type"] == "incarnation-started"}
+        self.oracles.power_fails(set(self.oracles.told) - kept, begun)
         self.boot += 1
         self.beats.clear()
         for worker in self.workers:
@@ -592,3 +596,7 @@ class Machine:
         """What the nanny shows has changed."""
         if self.link is not None:
             self.link.status_changed()
+
+
+def _without_deadline(one: Child) -> Child:
+    return Child(one.stage, one.since, None, one.pid, one.last_beat_at, one.extended_s, one.failures)

@@ -26,7 +26,17 @@ STOPPED_OR_STARTED = frozenset({"stop", "start"})
 
 
 class Violation(BaseException):
-    """A rule is broken: the run ends here. Not an Exception, so that no code under test can swallow it."""
+    """A rule is broken: the run ends here. Not an Exception, so that no code under test can swallow it.
+
+    Attributes:
+        node: name of the node where it showed.
+        rule: what was broken, with the particulars.
+    """
+
+    def __init__(self, node: str, rule: str) -> None:
+        super().__init__(f"{node}: {rule}")
+        self.node = node
+        self.rule = rule
 
 
 class Oracles:
@@ -37,7 +47,8 @@ class Oracles:
         lives: workers that were released.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
+        self._node = node
         self.checks = 0
         self.lives = 0
         self.last_lived: Incarnation | None = None
@@ -52,6 +63,9 @@ class Oracles:
         self.dark_since: float | None = None
         self.longest_dark_s = 0.0
         self.dark_total_s = 0.0
+
+    def _broken(self, rule: str) -> Violation:
+        return Violation(self._node, rule)
 
     # Effects
 
@@ -73,9 +87,9 @@ class Oracles:
             return
         owners = [one.incarnation for one in machine.workers if not (one.is_parked or one.fenced or one.dead)]
         if owners:
-            raise Violation(f"two workers own the node: {incarnation} is released beside {owners[0]}")
+            raise self._broken(f"two workers own the node: {incarnation} is released beside {owners[0]}")
         if self.last_lived is not None and incarnation <= self.last_lived:
-            raise Violation(f"incarnations do not grow: {incarnation} lives after {self.last_lived}")
+            raise self._broken(f"incarnations do not grow: {incarnation} lives after {self.last_lived}")
         self.last_lived = incarnation
         self.lives += 1
 
@@ -86,14 +100,14 @@ class Oracles:
         command_id = stopping.detail.rpartition(" ")[2]
         earlier = self.acted.setdefault(command_id, incarnation)
         if earlier != incarnation:
-            raise Violation(f"order {command_id} acts twice: it ended {earlier}, and now {incarnation}")
+            raise self._broken(f"order {command_id} acts twice: it ended {earlier}, and now {incarnation}")
 
     def _may_tell(self, command_id: str, outcome: a.Outcome) -> None:
         earlier = self.told.setdefault(command_id, outcome)
         if earlier == outcome:
             return
         if command_id not in self.excused:
-            raise Violation(f"order {command_id} ends twice: {earlier}, and now {outcome}")
+            raise self._broken(f"order {command_id} ends twice: {earlier}, and now {outcome}")
         self.told[command_id] = outcome
 
     def recorded(self, machine: Machine, records: tuple[Record, ...]) -> None:
@@ -105,7 +119,7 @@ class Oracles:
     def _wanted(self, machine: Machine, command_id: str) -> None:
         self.checks += 1
         if command_id in self.intents and command_id not in self.excused:
-            raise Violation(f"order {command_id} acts twice: it changes what is wanted once more")
+            raise self._broken(f"order {command_id} acts twice: it changes what is wanted once more")
         self.intents.append(command_id)
 
     def nanny_starts(self, machine: Machine) -> None:
@@ -116,9 +130,11 @@ class Oracles:
         while self.intents and self.intents[-1] != latest:
             self.intents.pop()
 
-    def power_fails(self, undurable: set[str]) -> None:
-        """Orders whose end no disk has: nothing can be asked of them any more but to end somehow."""
+    def power_fails(self, undurable: set[str], lives: set[str]) -> None:
+        """What no disk has is forgotten: orders only have to end somehow, and a life was never begun."""
         self.excused |= undurable
+        if str(self.last_lived) not in lives:
+            self.last_lived = None
 
     # The whole
 
@@ -126,14 +142,14 @@ class Oracles:
         """The server is told an end, and another one is stored with it already."""
         self.checks += 1
         if command_id not in self.excused:
-            raise Violation(f"order {command_id} has two outcomes at the server: {before}, and now {outcome}")
+            raise self._broken(f"order {command_id} has two outcomes at the server: {before}, and now {outcome}")
 
     def look(self, machine: Machine) -> None:
         """After an event of this node."""
         self.checks += 1
         owners = [one for one in machine.workers if not (one.is_parked or one.fenced or one.dead)]
         if len(owners) > 1:
-            raise Violation(f"two workers own the node: {', '.join(str(one.incarnation) for one in owners)}")
+            raise self._broken(f"two workers own the node: {', '.join(str(one.incarnation) for one in owners)}")
         now = machine.world.now
         if machine.is_dark:
             if self.dark_since is None:
@@ -156,7 +172,7 @@ class Oracles:
             return
         bound_s = bounds.dark_s(machine.config, failures)
         what = "no nanny" if machine.state is None else f"phase {machine.state.phase}"
-        raise Violation(
+        raise self._broken(
             f"dark beyond its bound: nothing was wrong for {bound_s:.1f} s, {failures} failures then; {what}"
         )
 
@@ -165,13 +181,13 @@ class Oracles:
         self.checks += 1
         state = machine.state
         if state is None:
-            raise Violation("no nanny lives, though nothing keeps it from starting")
+            raise self._broken("no nanny lives, though nothing keeps it from starting")
         if state.ledger.pending:
             waiting = ", ".join(f"{one.command.kind} {one.command.id}" for one in state.ledger.pending)
-            raise Violation(f"orders that never end: {waiting}")
+            raise self._broken(f"orders that never end: {waiting}")
         down = state.intent.desired is Desired.DOWN
         if down and any(not (one.fenced or one.dead) for one in machine.workers):
-            raise Violation("a worker lives though the node is wanted down")
+            raise self._broken("a worker lives though the node is wanted down")
 
     def must_be_told(self, machine: Machine, row: Row) -> None:
         """And the server knows all of it: the node's word, and the end of each order."""
@@ -180,10 +196,10 @@ class Oracles:
         assert state is not None
         for command in row.commands.values():
             if not is_finished(command.state):
-                raise Violation(f"order {command.kind} {command.id} is still {command.state} at the server")
+                raise self._broken(f"order {command.kind} {command.id} is still {command.state} at the server")
             told = self.told.get(command.id)
             if told is not None and told != command.state and command.id not in self.excused:
-                raise Violation(
+                raise self._broken(
                     f"order {command.id} is {command.state} at the server, its nanny said {told}"
                 )
         wanted = Word.READY
@@ -195,5 +211,5 @@ class Oracles:
             wanted = Word.DEGRADED
         if row.stored.word is not wanted:
             what = f"{row.stored.word} ({row.stored.reason}: {row.stored.detail})"
-            raise Violation(f"the server says {what} of a node that should be {wanted}")
+            raise self._broken(f"the server says {what} of a node that should be {wanted}")
         row.commands.clear()

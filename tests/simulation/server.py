@@ -388,13 +388,10 @@ class Server:
             return
         before, fact = known.arrivals.probe, self._probed(machine)
         known.arrivals.probed(fact)
+        if before is not None and _essence(before) == _essence(fact):
+            return
         self._judge(machine)
-        is_same = before is not None and (before.result, before.incarnation) == (
-            fact.result,
-            fact.incarnation,
-        )
-        if not (is_same and fact.result is ProbeClass.OK and self._is_calm(machine)):
-            self._probe_soon(machine)
+        self._probe_soon(machine)
 
     def _probed(self, machine: Machine) -> ProbeFact:
         """What one check of /healthz comes to; the words are the agent's own."""
@@ -436,16 +433,17 @@ class Server:
                 lifecycle=verdict.lifecycle,
                 unreachable=verdict.unreachable,
             )
+        link = known.connection
+        if self._is_calm(machine) and link is not None and link.is_quiet:
+            return  # Its signs of life keep coming.
         change_at = next_change_at(facts, now, _SETTINGS)
-        if change_at is not None and (known.judged_at is None or change_at < known.judged_at or known.judged_at <= now):
+        if change_at is not None and (known.judged_at is None or change_at < known.judged_at):
             known.judged_at = change_at
             self.world.at(change_at, self._judge_again, machine, known, change_at)
 
     def _judge_again(self, machine: Machine, known: Known, at: float) -> None:
         if self._known.get(machine.name) is known and known.judged_at == at:
             known.judged_at = None
-            if self._is_calm(machine) and self.rows[machine.name].stored.word is Word.READY:
-                return
             self._judge(machine)
 
     def _bring_up_to_date(self, machine: Machine, known: Known) -> None:
@@ -453,13 +451,12 @@ class Server:
         now, arrivals = self.world.now, known.arrivals
         if known.connection is not None and known.connection.is_quiet:
             arrivals.heard(Role.LINK, now)
-        if not self._is_calm(machine):
-            return
-        arrivals.heard(Role.WORKER, now)
-        probe, owner = arrivals.probe, machine.owner
-        if probe is not None and probe.result is ProbeClass.OK and not known.is_probing and owner is not None:
+        if self._is_calm(machine):
+            arrivals.heard(Role.WORKER, now)
+        probe = arrivals.probe
+        if probe is not None and not known.is_probing:
             last_at = next_probe_at(machine.name, bounds.PROBE_INTERVAL_S, now) - bounds.PROBE_INTERVAL_S
-            if last_at > probe.at and probe.incarnation == owner.incarnation:
+            if last_at > probe.at:
                 arrivals.probe = replace(probe, at=last_at)
 
     # The bounds
@@ -468,6 +465,7 @@ class Server:
         """Something is wrong with this node's world until then."""
         self._benign_at[machine.name] = max(self._benign_at[machine.name], until)
         self._probe_soon(machine)
+        self.world.at(until, self._probe_soon, machine)
         if machine.name not in self._is_watched:
             self._is_watched.add(machine.name)
             self.world.at(self._benign_at[machine.name], self._grows_calm, machine)
@@ -500,3 +498,7 @@ class Server:
         self._judge(machine)
         machine.oracles.must_rest(machine)
         machine.oracles.must_be_told(machine, self.rows[machine.name])
+
+
+def _essence(probe: ProbeFact) -> tuple[Any, ...]:
+    return probe.result, probe.status, probe.incarnation

@@ -45,6 +45,9 @@ class Killed(BaseException):
 class Log:
     """A nanny that reports an error about itself has one."""
 
+    def __init__(self, node: str) -> None:
+        self._node = node
+
     def info(self, event: str, /, **fields: object) -> None:
         pass
 
@@ -53,7 +56,7 @@ class Log:
 
     def error(self, event: str, /, **fields: object) -> None:
         if event != "starting without a journal":
-            raise Violation(f"the nanny says: {event} {fields}")
+            raise Violation(self._node, f"the nanny says: {event} {fields}")
 
 
 class Loop:
@@ -121,7 +124,7 @@ class NannyLife:
             machine.mono,
             machine.config,
             machine.mint,
-            cast("Any", Log()),
+            cast("Any", Log(machine.name)),
         )
         self.found = found
         self.supervisor = Supervisor(
@@ -129,7 +132,7 @@ class NannyLife:
             machine.config,
             cast("Any", self.loop),
             cast("Any", self.durability),
-            cast("Any", Log()),
+            cast("Any", Log(machine.name)),
             machine.mint,
         )
         self.control = Control()
@@ -251,11 +254,11 @@ def simulated_surroundings(machines: dict[str, Machine], steps: Counter[str]) ->
         try:
             result = policy.step(state, event, now, config)
         except Exception as error:
-            raise Violation(f"{type(event).__name__} raised {error!r}") from error
+            raise Violation(config.node_id, f"{type(event).__name__} raised {error!r}") from error
         steps["steps"] += 1
         problems = invariants.violations(state, event, result, now, config)
         if problems:
-            raise Violation("; ".join(problems) + f" (by {event})")
+            raise Violation(config.node_id, "; ".join(problems) + f" (by {event})")
         return result
 
     silent = SimpleNamespace(cheap=lambda _state, _config: (), violations=invariants.violations)
