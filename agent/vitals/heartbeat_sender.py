@@ -23,6 +23,7 @@ class HeartbeatSender:
     Attributes:
         sent_total: beats that the kernel took.
         failed_total: by the error's name, such as ``ECONNREFUSED``.
+        is_full: the last beat was not sent since the queue of whoever listens was full.
         unheard: beats in a row for which there was nobody; a full queue is somebody's.
     """
 
@@ -41,6 +42,7 @@ class HeartbeatSender:
         self.sent_total = 0
         self.failed_total: dict[str, int] = {}
         self.unheard = 0
+        self.is_full = False
 
     def send(self, beat: Beat) -> bool:
         """Send without waiting; gives whether the kernel took it."""
@@ -49,9 +51,11 @@ class HeartbeatSender:
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "other")
             self.failed_total[name] = self.failed_total.get(name, 0) + 1
+            self.is_full = error.errno == errno.EAGAIN
             if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
                 self.unheard += 1
             return False
+        self.is_full = False
         self.sent_total += 1
         self.unheard = 0
         return True

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _LOOK_INTERVAL_S = 1.0
 _LATE_S = 1.0
+_FULL_PAUSE_S = 0.01  # before a beat that found the queue full is tried again; doubles up to the interval
 _BEAT_GAP_S = 0.1  # between beats out of turn: a flapping status must not flood the supervisor
 _STACK_INTERVAL_S = 5.0
 _ERROR_PAUSE_S = 0.05
@@ -82,6 +83,7 @@ class Vitals:
         self._is_ended = False
         self._counts = _Counts()
         self._seq = 0
+        self._full_pause_s = _FULL_PAUSE_S
         self._beat_at = self._urgent_at = 0.0
         self._look_at = 0.0
         self._turned_at = self._started_at
@@ -261,7 +263,12 @@ class Vitals:
             if self._is_stopping or not snapshot.started:
                 # Plain systemd knows only its own deadlines for starting and stopping.
                 beat = replace(beat, extend_timeout_s=left_s)
-        self._sender.send(beat)
+        if self._sender.send(beat):
+            self._full_pause_s = _FULL_PAUSE_S
+        elif self._sender.is_full:
+            # Someone floods the queue, or the supervisor stands still: a healthy worker must get its word in.
+            self._beat_at = min(self._beat_at, now + self._full_pause_s)
+            self._full_pause_s = min(2 * self._full_pause_s, self._config.interval_s)
 
     def _metrics_text(self) -> str:
         seen, health = self._observe()
