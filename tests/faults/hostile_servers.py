@@ -103,7 +103,8 @@ class Front:
         self._tasks.add(task)
         self._open.add(writer)
         try:
-            with suppress(OSError):
+            # Cancelled is what the end of a mode, or of the front, does to it.
+            with suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
                 await self._behave(reader, writer)
         finally:
             self._open.discard(writer)
