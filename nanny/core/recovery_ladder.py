@@ -27,9 +27,10 @@ RUNGS: Final[dict[Reason, tuple[Rung, ...]]] = {
     # A silent worker may be stopped (state T), where SIGABRT only stays pending.
     Reason.LOST: (Rung.EVIDENCE, Rung.KILL),
     Reason.MEMORY_LIMIT: (Rung.EVIDENCE, Rung.TERMINATE, Rung.ABORT, Rung.KILL),
-    Reason.RESTART_ORDERED: (Rung.TERMINATE, Rung.ABORT, Rung.KILL),
-    Reason.STOP_ORDERED: (Rung.TERMINATE, Rung.ABORT, Rung.KILL),
-    Reason.SHUTDOWN: (Rung.TERMINATE, Rung.ABORT, Rung.KILL),
+    # Evidence only of one that would not go: why it did not is what somebody will ask.
+    Reason.RESTART_ORDERED: (Rung.TERMINATE, Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
+    Reason.STOP_ORDERED: (Rung.TERMINATE, Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
+    Reason.SHUTDOWN: (Rung.TERMINATE, Rung.EVIDENCE, Rung.ABORT, Rung.KILL),
 }
 INVOLUNTARY: Final = frozenset(RUNGS) - worker_life.ORDERED
 
@@ -45,9 +46,13 @@ def rung_timeout_s(rung: Rung, config: PolicyConfig) -> float:
 
 
 def begin(draft: Draft, reason: Reason, detail: str) -> None:
-    """Start down the ladder; the decision is on record before the first rung acts."""
-    incarnation = draft.state.incarnation
+    """Start down the ladder; the decision is on record before the first rung acts.
+
+    A worker that was in trouble already gets a short grace: the handler of its SIGTERM lives in the loop that stands.
+    """
+    incarnation, timing = draft.state.incarnation, draft.config.worker
     assert incarnation is not None
+    is_in_trouble = draft.state.vitals.troubled and not draft.state.vitals.leaving
     first, *remaining = RUNGS[reason]
     draft.change(
         stopping=Stopping(reason, detail, draft.now, first, tuple(remaining), draft.now),
@@ -56,11 +61,19 @@ def begin(draft: Draft, reason: Reason, detail: str) -> None:
     )
     draft.record(StopDecided(incarnation, reason, detail, draft.state.then))
     _enter(draft, first)
+    if first is Rung.TERMINATE and is_in_trouble:
+        grace_s = min(timing.stop_grace_s, timing.heartbeat_timeout_s)
+        draft.change(stopping=replace(_stopping(draft), deadline=draft.now + grace_s))
+
+
+def _stopping(draft: Draft) -> Stopping:
+    stopping = draft.state.stopping
+    assert stopping is not None
+    return stopping
 
 
 def _enter(draft: Draft, rung: Rung) -> None:
-    stopping, incarnation = draft.state.stopping, draft.state.incarnation
-    assert stopping is not None
+    stopping, incarnation = _stopping(draft), draft.state.incarnation
     assert incarnation is not None
     deadline = draft.now + rung_timeout_s(rung, draft.config)
     draft.change(stopping=replace(stopping, rung=rung, deadline=deadline))
@@ -77,8 +90,7 @@ def _enter(draft: Draft, rung: Rung) -> None:
 
 def advance(draft: Draft) -> None:
     """The rung is over without an end of the worker: the next one, or the fence."""
-    stopping = draft.state.stopping
-    assert stopping is not None
+    stopping = _stopping(draft)
     if not stopping.remaining:
         worker_life.fence(draft)
         return
