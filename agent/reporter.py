@@ -19,7 +19,7 @@ import structlog
 
 from agent.core.conditions import Conditions, observe
 from agent.core.metrics_text import render_metrics
-from agent.core.readings import readings_of
+from agent.core.readings import driver_children_stuck, readings_of
 from agent.services import pause
 from agent.vitals.snapshot import ActiveCondition, Check, Snapshot
 from nanny.protocol.messages import ConditionStatus, WorkerReport
@@ -164,7 +164,7 @@ class Reporter:
         metrics, stuck = self._vitals.snapshot.metrics_text, 0
         if sample is not None:
             metrics = render_metrics(sample) + _INCIDENTS.format(self._incidents_total) + self._more_metrics()
-            stuck = sum(sample["probes"]["stuck"].values())
+            stuck = driver_children_stuck(sample["probes"]["stuck"])
         readiness = [Check("sampled", sample is not None, "" if sample is not None else "no sample yet")]
         is_registered = True
         if self._link is not None:

@@ -92,6 +92,11 @@ def probe_residue(probes: Mapping[str, Any] | None, residue_before: int) -> Read
     return Reading(ConditionType.PROBE_RESIDUE, _TRUE, "UnkillableProbe", message)
 
 
+def driver_children_stuck(stuck: Mapping[str, int]) -> int:
+    """How many of the children that SIGKILL doesn't end hang in the GPU driver; those of dead disks do not."""
+    return sum(count for key, count in stuck.items() if key.startswith("gpu"))
+
+
 def disk_pressure(
     disks: Mapping[str, Mapping[str, Any]] | None, high_ratio: float = 0.95, low_ratio: float = 0.90
 ) -> Reading | None:

@@ -8,6 +8,7 @@ from agent.core.conditions import Conditions, ConditionType, Reading, observe
 from agent.core.readings import (
     clock_skew,
     disk_pressure,
+    driver_children_stuck,
     gpu_driver,
     gpu_lost,
     nanny_gone,
@@ -122,3 +123,8 @@ def test_one_late_driver_call_raises_nothing_two_do() -> None:
     twice, changes = observe(once, late, 10.0, 1e6)
     assert twice.current[ConditionType.GPU_DRIVER_UNRESPONSIVE].status is TRUE
     assert [change.after.type for change in changes] == [ConditionType.GPU_DRIVER_UNRESPONSIVE]
+
+
+def test_a_child_that_hangs_on_a_dead_disk_is_not_the_drivers() -> None:
+    stuck = {"disk:/data": 2, "gpu-sample": 1, "gpu:GPU-1": 1, "resolve": 1}
+    assert driver_children_stuck(stuck) == 2
