@@ -314,6 +314,7 @@ class Nanny:
             if one.fenced:
                 # Nobody's any more, whatever kept its end from being brought about.
                 pidfd.send_signal(one.pidfd, signal.SIGKILL)
+                self.workers.fence(FenceWorker(one.started.incarnation))
             self._log.info("worker adopted", incarnation=str(one.started.incarnation), pid=one.started.pid)
         self.workers.sweep_left_over()
 
