@@ -7,6 +7,7 @@ SIGKILL has not ended after two seconds is residue, which is told and never wait
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _FIRST_S: Final = 0.1
 _CEILING_S: Final = 5.0
 _RESIDUE_AFTER_S: Final = 2.0
+_LAST_LOOKS_S: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -75,6 +77,14 @@ class LeftBehind:
         if residue != self._residue:
             self._residue = residue
             self._supervisor.tell(e.ResidueObserved(residue))
+
+    def see_off(self, limit_s: float) -> None:
+        """At the nanny's own end: give those who were just killed this long to be gone, and remove what is empty."""
+        until = time.monotonic() + limit_s
+        self.remove_empty()
+        while self._swept and time.monotonic() < until:
+            time.sleep(_LAST_LOOKS_S)
+            self.remove_empty()
 
     def remove_empty(self) -> None:
         """Remove those that are empty by now."""

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _MEMORY_INTERVAL_S: Final = 5.0
 _ENDED_KEPT: Final = 3
+_LAST_SWEEP_S: Final = 1.0
+"""What is being swept at the nanny's end was killed before: a moment, unless it is stuck."""
 
 
 class WorkerProcess:
@@ -414,7 +416,7 @@ class WorkerProcess:
         """Remove the notify sockets of what lives, and the cgroups of the dead; the processes stay."""
         for life in self.lives.values():
             self._deafen(life)
-        self._left_behind.remove_empty()
+        self._left_behind.see_off(_LAST_SWEEP_S)
 
 
 def _cgroup_names(incarnation: Incarnation) -> tuple[str, str]:

@@ -264,7 +264,7 @@ def _worker_ended(draft: _Draft, event: WorkerEnded) -> None:
 def _child_wanted(draft: _Draft, incarnation: Incarnation) -> None:
     standby = draft.standby
     # An older life that still waits was given up by whoever asked: this one counts.
-    draft.change(waiting=None)
+    draft.change(waiting=None, ready_since=None)
     match standby.stage:
         case Stage.PARKED:
             draft.enter(Stage.CALLED, waiting=incarnation)

@@ -24,6 +24,8 @@ def status_lines(status: dict[str, Any], paint: Paint, wall_now: float) -> list[
     lines.append(_row("desired", desired_text(status, wall_now), paint, _desired_style(status)))
     lines.append(_row("incarnation", str(status.get("incarnation") or "none yet"), paint))
     lines.append(_row("worker", worker_text(status), paint))
+    if status.get("standby"):
+        lines.append(_row("standby", standby_text(status["standby"]), paint))
     lines.append(_row("last restart", last_restart_text(status, wall_now), paint))
     hold = status.get("hold")
     if hold:
@@ -103,6 +105,18 @@ def worker_text(status: dict[str, Any]) -> str:
     if failures:
         parts.append(f"{failures} failure{'s' if failures > 1 else ''} in a row")
     return visible(", ".join(parts)) or "none"
+
+
+def standby_text(standby: dict[str, Any]) -> str:
+    """Whether one is parked, or why none is."""
+    stage, pid = str(standby.get("stage", "unknown")), standby.get("pid")
+    if pid:
+        text = f"{stage}, pid {pid}, for {duration(float(standby.get('age_s') or 0.0))}"
+    else:
+        text = f"none: {standby.get('why_none') or 'the worker has not been ready for long enough yet'}"
+    if standby.get("is_cold"):
+        text += "; starts are cold until a reload, an ordered restart, or for an hour"
+    return visible(f"{text}; {standby.get('promoted_total', 0)} promoted")
 
 
 def last_restart_text(status: dict[str, Any], wall_now: float) -> str:

@@ -44,6 +44,11 @@ _NANNY_NUMBERS: Final = (
     ("counters", "fallback_answers_total", "fallback_answers_total", "counter", "Probes answered by the nanny."),
     ("counters", "control_refused_total", "control_refused_total", "counter", "Requests and peers refused."),
     ("counters", "log_lines_dropped_total", "log_lines_dropped_total", "counter", "Log lines lost by the nanny."),
+    ("standby", "age_s", "standby_age_seconds", "gauge", "Since the standby worker was made."),
+    ("standby", "made_total", "standby_made_total", "counter", "Standby workers that were made."),
+    ("standby", "promoted_total", "standby_promotions_total", "counter", "Standby workers that became the worker."),
+    ("standby", "cold_total", "standby_cold_starts_total", "counter", "Lives from cold although standbys are on."),
+    ("standby", "failed_total", "standby_failures_total", "counter", "Standby workers that ended by themselves."),
     ("counters", "journal_bytes", "journal_bytes", "gauge", "Size of the journal."),
 )  # fmt: skip
 _NANNY_MAPPINGS: Final = (
@@ -138,6 +143,14 @@ def _of_status(status: Mapping[str, Any]) -> Iterator[Family]:
         value = _part(status, part).get(key)
         if isinstance(value, int | float):
             yield name, kind, text, [({}, value)]
+    standby = _part(status, "standby")
+    if standby:
+        yield "standby_parked", "gauge", "1 while a standby worker is parked.", [
+            ({}, standby.get("stage") == "parked")
+        ]  # fmt: skip
+        yield "standby_drops_total", "counter", "Standby workers that were dropped, by reason.", _labelled(
+            "reason", _part(standby, "dropped_total")
+        )  # fmt: skip
     counters = _part(status, "counters")
     for key, name, label, text in _NANNY_MAPPINGS:
         yield name, "counter", text, _labelled(label, _part(counters, key))
