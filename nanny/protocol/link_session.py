@@ -74,6 +74,8 @@ class _Connection:
     ack_at: float | None = None
     """Until when an acknowledgement may wait for company; None: none is owed."""
     ack_due: bool = False
+    awaiting_since: float | None = None
+    """Since when the peer has acknowledged nothing of what it was sent, as far as it was looked at."""
 
 
 class LinkSession:
@@ -247,6 +249,8 @@ class LinkSession:
                 return connection.greeting_until
             case State.OPEN:
                 deadline = connection.keepalive.deadline()
+                if connection.awaiting_since is not None:
+                    deadline = min(deadline, connection.awaiting_since + self.config.ack_timeout_s)
                 if connection.ack_at is None or connection.ack_due:
                     return deadline
                 return min(deadline, connection.ack_at)
@@ -264,6 +268,10 @@ class LinkSession:
             return self._fail(f"no {awaited} within {self.config.hello_timeout_s:g} s")
         if not connection.keepalive.tick(now):
             return self._fail(f"nothing heard for {now - connection.keepalive.heard_at:.1f} s")
+        awaiting_since = connection.awaiting_since
+        if awaiting_since is not None and now >= awaiting_since + self.config.ack_timeout_s:
+            return self._fail(f"nothing acknowledged for {now - awaiting_since:.1f} s")
+        self._look_for_acknowledgements(now)
         if connection.ack_at is not None and now >= connection.ack_at:
             connection.ack_due = True
         return ()
@@ -332,6 +340,7 @@ class LinkSession:
                 if not self._outbox.may_acknowledge(message.received_up_to):
                     raise ProtocolViolation(f"acknowledges {message.received_up_to}, which cannot be")
                 self._outbox.acknowledge(message.received_up_to)
+                connection.awaiting_since = None
             case Ping():
                 connection.keepalive.answer(message)
             case Pong():
@@ -341,6 +350,7 @@ class LinkSession:
                 events = self._take_application(message, frame.sequence, now)
         connection.keepalive.heard(now)
         self.state = state
+        self._look_for_acknowledgements(now)
         return events
 
     def _take_hello(self, hello: Hello, state: State, now: float) -> tuple[SessionEvent, ...]:
@@ -382,6 +392,14 @@ class LinkSession:
         self._begin(None if welcome.resumed else welcome.session_id, welcome.received_up_to)
         established = Established(welcome, welcome.resumed)
         return self._open(established, state, version, welcome.keepalive_interval_s, now)
+
+    def _look_for_acknowledgements(self, now: float) -> None:
+        """Sending has no time of its own: a wait counts from the next frame or deadline on (a ping's, at last)."""
+        connection = self._connection
+        if not self._outbox.awaits_acknowledgement:
+            connection.awaiting_since = None
+        elif connection.awaiting_since is None:
+            connection.awaiting_since = now
 
     def _begin(self, fresh_session_id: str | None, peer_has: int) -> None:
         """Go on with the session, of which the peer has received so much, or begin a new one."""

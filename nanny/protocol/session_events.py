@@ -38,13 +38,16 @@ class SessionConfig:
     """How long an acknowledgement waits for a frame to travel with."""
     ack_after: int = 32
     """So many unacknowledged messages are acknowledged at once."""
+    ack_timeout_s: float = 30.0
+    """How long a message may wait to be acknowledged before the connection is given up and it is sent again: what
+    a proxy in between has lost would otherwise be missed for as long as nothing else is said."""
     max_unacknowledged: int = 1024
     max_unacknowledged_bytes: int = 4 * 1024 * 1024
     max_frame_bytes: int = DEFAULT_FRAME_BYTES
 
     def __post_init__(self) -> None:
         assert self.protocol_versions, "no protocol version"
-        assert min(self.hello_timeout_s, self.keepalive_interval_s, self.ack_delay_s) > 0
+        assert min(self.hello_timeout_s, self.keepalive_interval_s, self.ack_delay_s, self.ack_timeout_s) > 0
         assert 0 < self.max_frame_bytes <= HARD_FRAME_BYTES
 
 

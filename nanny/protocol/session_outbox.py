@@ -51,6 +51,11 @@ class Outbox:
         """Whether `hand_out` would give anything."""
         return bool(self._newest) or self._handed_out < len(self._unacknowledged)
 
+    @property
+    def awaits_acknowledgement(self) -> bool:
+        """Whether the present connection was given something that the peer has not confirmed."""
+        return self._handed_out > 0
+
     def put(self, kind: type[ApplicationMessage], parcel: Parcel) -> None:
         """Take a message in: numbered, or in place of an older one of its type."""
         if kind in NEWEST_ONLY:
