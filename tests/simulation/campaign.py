@@ -5,6 +5,7 @@ Each run is whole (a fleet, its days, its end at rest), so that any of them can 
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ from tests.simulation.fleet import Fleet, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +61,24 @@ def campaign(
     """
     so_far = Campaign()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        running = {}
+        running: deque[tuple[Plan, Future[Told]]] = deque()
         seed = first.seed
         drawn_total = 0
         while True:
             while len(running) < processes and drawn_total < faults:
                 plan = Plan(seed, first.nodes, first.days, first.rates)
                 drawn_total += len(drawn(plan.seed, plan.nodes, plan.days, plan.rates))
-                running[plan] = pool.submit(_run, plan)
+                running.append((plan, pool.submit(_run, plan)))
                 seed += 1
             if not running:
                 return so_far
-            plan = next(iter(running))
-            told = running.pop(plan).result()
+            plan, future = running.popleft()
+            told = future.result()
             so_far.runs += 1
             so_far.told.add(told)
             progress(so_far)
             if told.violation:
                 so_far.broken, so_far.broken_told = plan, told
-                for future in running.values():
-                    future.cancel()
+                for _, unwanted in running:
+                    unwanted.cancel()
                 return so_far
