@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 _CHECKOUT = Path(__file__).parents[2]
 _POLL_S = 0.1
+_BOOT_LIMIT = ("--boot-timeout", "120")
 
 
 class BoxError(AssertionError):
@@ -75,13 +76,13 @@ class Box:
 
     def start(self) -> Self:
         """Boot it; at the first time, make it."""
-        _call("start", self.name, *([] if self._is_made else self._settings))
+        _call("start", self.name, *_BOOT_LIMIT, *([] if self._is_made else self._settings))
         self._is_made = True
         return self
 
     def reboot(self) -> None:
         """Shut down in order, and boot."""
-        _call("reboot", self.name)
+        _call("reboot", self.name, *_BOOT_LIMIT)
 
     def crash(self) -> None:
         """Power loss: everything ends at once, and what was not synced to a disk of its own is gone."""
@@ -167,5 +168,5 @@ def one_shot(command: str, *settings: str) -> str:
     Raises:
         BoxError: it failed, or the box could not be made.
     """
-    answer = _call("run", *settings, "--", "sh", "-euc", command)
+    answer = _call("run", *_BOOT_LIMIT, *settings, "--", "sh", "-euc", command)
     return answer.out

@@ -217,7 +217,8 @@ class Node:
         self.configure(QUICK)
         is_changed = before != self.box.run("cat", "/etc/nodenanny/nodenanny.toml")
         told = self.look()
-        if is_changed or not is_running(told) or told["nanny"]["conditions"]:
+        is_whole = is_running(told) and told["units"]["nodenanny"]["NFileDescriptorStore"] == "1"
+        if is_changed or not is_whole or told["nanny"]["conditions"]:
             self.box.sh("systemctl stop nodenanny nodenanny-link; systemctl reset-failed")
             self.box.run("systemctl", "start", "server-stub", "nodenanny")
             if self.status()["desired"]["value"] == "down":
@@ -265,6 +266,12 @@ def is_ready_at_server(told: dict[str, Any]) -> bool:
         and nodes[0]["incarnation"] == told["nanny"]["incarnation"]
         and (nodes[0]["connections"]["link"] or {}).get("is_open", False)
     )
+
+
+def wanted_of(status: dict[str, Any]) -> tuple[str, str, str]:
+    """What is wanted, by whom and why; not since when, which goes on."""
+    desired = status["desired"]
+    return desired["value"], desired["by"], desired["reason"]
 
 
 def order_of(status: dict[str, Any]) -> tuple[str, int]:

@@ -99,6 +99,10 @@ def test_without_systemds_store_the_socket_comes_back_from_the_worker(node: Node
 
         assert_adopted(before, after)
         assert_always_answered(answers)
+    # Where there is a store again, it is put there again.
+    node.signal("KILL", after["units"]["nodenanny"]["MainPID"])
+    last = node.wait_for(other_nanny(after), "another nanny")
+    assert last["units"]["nodenanny"]["NFileDescriptorStore"] == "1"
 
 
 def test_without_a_worker_the_socket_comes_back_from_systemds_store(node: Node) -> None:
