@@ -208,6 +208,11 @@ class NannyConfig:
     evidence_keep_bytes: int = setting(
         200 << 20, help="Size of all bundles together.", minimum=1 << 20, reloadable=True, section="evidence"
     )
+    clock_offsets: str | None = setting(
+        None,
+        help="For tests only: a file with seconds to add to wall time and boottime (see nanny/linux/clocks.py).",
+        section="journal",
+    )
     fault_point: str | None = setting(
         None,
         help="For tests only: the nanny signals itself at this place (see nanny/fault_point.py).",

@@ -44,7 +44,7 @@ from nanny.journal.client import JournalClient
 from nanny.life import Life
 from nanny.link_process import LinkProcess
 from nanny.linux import cgroup, fifo, file_lock, pidfd, procfs, subreaper
-from nanny.linux.clocks import SystemClock
+from nanny.linux.clocks import OffsetClock, SystemClock
 from nanny.linux.inherited_sockets import take_inherited
 from nanny.linux.signals import SignalDoor
 from nanny.linux.systemd_notify import SystemdNotifier, watchdog_interval_s
@@ -112,7 +112,7 @@ class Nanny:
         fault_point.arm(config.fault_point)
         fault_point.reach("recovering")
         self._boot_id = procfs.boot_id()
-        self._clock = SystemClock()
+        self._clock = SystemClock() if config.clock_offsets is None else OffsetClock(config.clock_offsets)
         self._signals = SignalDoor()
         self._signals.watch({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

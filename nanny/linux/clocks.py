@@ -6,6 +6,7 @@ to live (it goes on in suspend); wall time is for people and never decides. Test
 clock_gettime(2).
 """
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,3 +39,33 @@ class SystemClock:
             boottime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
             wall_s=time.time(),
         )
+
+
+class OffsetClock:
+    """The kernel's clocks, put forward or back by what a file says: a test's step of the wall clock, or its suspend.
+
+    The file holds two numbers, seconds added to wall time and to boottime; a sleeping node is one whose boottime
+    runs ahead. It is read at each reading; while it can't be, or is no two numbers, the last ones hold.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._kernel = SystemClock()
+        self._offsets = (0.0, 0.0)
+
+    def read(self) -> Reading:
+        """Give the time now."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                wall_s, boottime_s = map(float, os.read(fd, 100).split())
+            finally:
+                os.close(fd)
+            self._offsets = (wall_s, boottime_s)
+        except (OSError, ValueError):
+            wall_s, boottime_s = self._offsets
+        now = self._kernel.read()
+        return Reading(now.monotonic_s, now.boottime_s + boottime_s, now.wall_s + wall_s)
