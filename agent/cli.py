@@ -79,6 +79,9 @@ def _run_when_woken(words: list[str]) -> int:
     prepared = _prepare(config)
     if prepared is None:
         return 1
+    # What a run would import late would be read from a disk that may be dead by then.
+    import encodings.idna  # noqa: F401, PLC0415
+
     from agent.code_stamp import Comparison, code_stamp  # noqa: PLC0415
     from agent.main import run  # noqa: PLC0415
     from agent.park import wait_for_wake  # noqa: PLC0415

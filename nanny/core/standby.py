@@ -97,7 +97,9 @@ class Standby:
     """Of the worker; None while it is not ready."""
     memory_is_low: bool = False
     waiting: Incarnation | None = None
-    """The life that a called standby is to serve."""
+    """The life that a called standby is to serve; called ahead of it, None."""
+    has_answered: bool = False
+    """Called ahead, and there."""
     promoted: Incarnation | None = None
     """The latest life that came from a standby, while it lives."""
     promoted_at: float = 0.0
@@ -173,18 +175,12 @@ def step(
         case Parked():
             if is_ours and standby.stage is Stage.MAKING:
                 draft.enter(Stage.PARKED, check_at=now + config.check_interval_s)
-        case Answered(number):
-            if is_ours and standby.stage is Stage.CALLED and standby.waiting is not None:
-                draft.actions.append(Promote(number, standby.waiting))
-                draft.enter(
-                    Stage.NONE,
-                    waiting=None,
-                    promoted=standby.waiting,
-                    promoted_at=now,
-                    is_taken=False,
-                    is_proven=False,
-                    why_none=f"it became {standby.waiting}",
-                )
+        case Answered():
+            if is_ours and standby.stage is Stage.CALLED:
+                if standby.waiting is None:
+                    draft.change(has_answered=True)
+                else:
+                    _promote(draft, standby.waiting)
         case Ended(_, why):
             if is_ours:
                 draft.fail()
@@ -252,6 +248,9 @@ def _worker_ended(draft: _Draft, event: WorkerEnded) -> None:
         # Whoever orders a restart may have changed the program, its settings or its world.
         draft.drop(Reason.ORDERED, "an ordered restart loads the program anew")
         draft.forgive()
+    elif standby.stage is Stage.PARKED:
+        # Most likely it is wanted next, once the end is on record: so it answers meanwhile.
+        _call(draft, None)
     if event.incarnation != standby.promoted:
         return
     deaths = 0 if event.is_ordered or standby.is_proven else standby.quick_deaths + 1
@@ -267,18 +266,39 @@ def _child_wanted(draft: _Draft, incarnation: Incarnation) -> None:
     draft.change(waiting=None, ready_since=None)
     match standby.stage:
         case Stage.PARKED:
-            draft.enter(Stage.CALLED, waiting=incarnation)
-            draft.actions.append(Call(standby.number))
+            _call(draft, incarnation)
         case Stage.NONE:
             draft.actions.append(StartCold(incarnation, standby.why_none or "none was made yet"))
         case Stage.MAKING:
             # It would compete with the cold start for processor and disk.
             draft.drop(Reason.TOO_EARLY, "the worker ended before it was parked")
             draft.actions.append(StartCold(incarnation, draft.standby.why_none))
+        case Stage.CALLED if standby.has_answered:
+            _promote(draft, incarnation)
+        case Stage.CALLED if standby.waiting is None:
+            draft.change(waiting=incarnation)
         case Stage.CALLED:
             draft.fail()
             draft.drop(Reason.NO_ANSWER, "it was asked for again before it answered")
             draft.actions.append(StartCold(incarnation, draft.standby.why_none))
+
+
+def _call(draft: _Draft, waiting: Incarnation | None) -> None:
+    draft.enter(Stage.CALLED, waiting=waiting, has_answered=False)
+    draft.actions.append(Call(draft.standby.number))
+
+
+def _promote(draft: _Draft, incarnation: Incarnation) -> None:
+    draft.actions.append(Promote(draft.standby.number, incarnation))
+    draft.enter(
+        Stage.NONE,
+        waiting=None,
+        promoted=incarnation,
+        promoted_at=draft.now,
+        is_taken=False,
+        is_proven=False,
+        why_none=f"it became {incarnation}",
+    )
 
 
 def _memory_looked(draft: _Draft, event: MemoryLooked) -> None:
@@ -323,7 +343,12 @@ def _due(draft: _Draft) -> None:
         case Stage.PARKED:
             _parked_due(draft)
         case Stage.CALLED:
-            if now >= standby.since + config.answer_timeout_s:
+            if now < standby.since + config.answer_timeout_s:
+                pass
+            elif standby.has_answered:
+                # It was not wanted so soon; what it answered says little about later.
+                draft.enter(Stage.PARKED, has_answered=False)
+            else:
                 draft.fail()
                 draft.drop(Reason.NO_ANSWER, f"no answer within {1000 * config.answer_timeout_s:g} ms")
 

@@ -113,9 +113,9 @@ class World:
     def promoted(self, incarnation: Incarnation) -> "World":
         """The parked standby becomes this life."""
         number = self.standby.number
-        asked = self.tell(ev.WorkerAway(), ev.ChildWanted(incarnation))
-        answered = self.tell(ev.Answered(number), ev.WakeTaken(incarnation))
-        assert [asked, answered] == [[ev.Call(number)], [ev.Promote(number, incarnation)]]
+        self.tell(ev.WorkerAway(), ev.ChildWanted(incarnation))
+        assert self.actions[-1] == ev.Call(number), "now, or ahead"
+        assert self.tell(ev.Answered(number), ev.WakeTaken(incarnation)) == [ev.Promote(number, incarnation)]
         return self
 
 
@@ -148,6 +148,28 @@ def test_one_that_does_not_answer_costs_fifty_milliseconds_and_no_more() -> None
     assert isinstance(dropped, ev.Drop)
     assert (dropped.reason, cold) == (ev.Reason.NO_ANSWER, ev.StartCold(life(2), dropped.why))
     assert world.tell(ev.Answered(1)) == [], "too late"
+
+
+def test_it_is_called_ahead_when_a_worker_dies_and_has_answered_when_it_is_wanted() -> None:
+    world = World().parked()
+    assert world.tell(ev.WorkerEnded(life(1), is_ordered=False)) == [ev.Call(1)]
+    assert world.tell(ev.Answered(1)) == []
+    assert world.tell(ev.ChildWanted(life(2))) == [ev.Promote(1, life(2))]
+
+
+def test_called_ahead_and_wanted_late_it_is_called_again() -> None:
+    world = World().parked()
+    world.tell(ev.WorkerEnded(life(1), is_ordered=False), ev.Answered(1))
+    assert world.wait(1.0) == []
+    assert world.tell(ev.ChildWanted(life(2))) == [ev.Call(1)]
+
+
+def test_called_ahead_in_vain_it_costs_the_cold_start_less_than_a_call() -> None:
+    world = World().parked()
+    world.tell(ev.WorkerEnded(life(1), is_ordered=False))
+    world.wait(0.04)
+    assert world.tell(ev.ChildWanted(life(2))) == []
+    assert [type(action) for action in world.wait(0.011)] == [ev.Drop, ev.StartCold]
 
 
 def test_one_that_dies_when_it_is_called_costs_nothing() -> None:
@@ -216,7 +238,7 @@ def test_while_memory_is_low_there_is_none_and_afterwards_there_is_one_again() -
 
 def test_a_crash_does_not_cost_the_standby_and_an_order_does() -> None:
     world = World().parked()
-    assert world.tell(ev.WorkerEnded(life(1), is_ordered=False)) == []
+    assert world.tell(ev.WorkerEnded(life(1), is_ordered=False), ev.Answered(1)) == [ev.Call(1)]
     assert isinstance(world.tell(ev.WorkerEnded(life(1), is_ordered=True))[0], ev.Drop)
 
 
