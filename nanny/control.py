@@ -201,6 +201,10 @@ class ControlSocket:
             client.turn, client.served = self._loop.turns_total, 0
         share = max(1, _REQUESTS_A_TURN // max(1, len(self._clients)))
         while client.connection.fileno() >= 0:
+            if client.received[:1].isspace():
+                # Empty lines ask for nothing: a flood of them must not cost a turn each.
+                client.received = client.received.lstrip()
+                client.searched = 0
             end = client.received.find(b"\n", client.searched)
             if end < 0:
                 client.searched = len(client.received)

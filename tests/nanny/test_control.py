@@ -99,12 +99,21 @@ def test_empty_lines_without_end_are_bounded_too(desk: Desk) -> None:
         other.send(b'{"id":1,"do":"echo"}\n')
         desk.turn(2)
         assert [one["ok"] for one in answers_to(other)] == [True]
-        client = next(one for one in desk.control._clients.values() if one.received)
-        assert len(client.received) <= 128 << 10
+        assert all(len(one.received) <= 128 << 10 for one in desk.control._clients.values())
         try:
             greedy.send(b"\n")
         except BlockingIOError:
             break
+
+
+def test_empty_lines_of_a_client_that_has_left_cost_no_turn_each(desk: Desk) -> None:
+    others = [desk.connect() for _ in range(40)]
+    gone = desk.connect()
+    gone.send(b"\n \r\n" * 10_000 + b'{"id":1,"do":"echo"}\n' + b"\n" * 10_000)
+    gone.close()
+    desk.turn(20)
+    assert desk.served == 1
+    assert len(desk.control._clients) == len(others)
 
 
 def test_a_client_that_asks_once_is_served_in_the_next_turn_beside_sixty_that_flood(desk: Desk) -> None:
