@@ -291,6 +291,8 @@ async def _receive(websocket: aiohttp.ClientWebSocketResponse, deadline: float) 
                 message = await websocket.receive()
         except TimeoutError:
             continue
+        except (OSError, aiohttp.ClientError, RuntimeError) as error:
+            return Ended("lost", f"cannot receive: {error}")
         match message.type:
             case aiohttp.WSMsgType.BINARY:
                 frame: bytes = message.data

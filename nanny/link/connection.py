@@ -274,6 +274,9 @@ class ServerConnection:
                     message = await webs.receive()
             except TimeoutError:
                 continue
+            except (OSError, aiohttp.ClientError, RuntimeError) as error:
+                # Receiving also answers pings, into a connection that may have gone meanwhile.
+                return Ended("lost", f"cannot receive: {error}")
             match message.type:
                 case aiohttp.WSMsgType.BINARY:
                     frame: bytes = message.data
