@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.support.processes import spawn_python
 
-_SERVER = """
+SERVER = """
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 target = sys.argv[1].encode()
@@ -44,7 +44,7 @@ def dead_mount(directory: Path) -> Iterator[Path]:
     """Mount a silent file system on `directory`; at the end its waiters are freed and it is gone."""
     directory.mkdir()
     try:
-        with spawn_python(_SERVER, argv=(str(directory),)) as server:
+        with spawn_python(SERVER, argv=(str(directory),)) as server:
             assert server.read_line() == "ready"
             yield directory
     finally:

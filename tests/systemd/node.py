@@ -11,6 +11,7 @@ import tomllib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tests.support import dead_mount
 from tests.systemd.installation import CHECKOUT, PREFIX
 
 if TYPE_CHECKING:
@@ -224,6 +225,22 @@ class Node:
             if self.status()["desired"]["value"] == "down":
                 self.nannyctl("start", "--reason", "the next test")
         self.start()
+
+    @contextmanager
+    def dead_file_system(self, path: str) -> Iterator[None]:
+        """Mount a file system that never answers (`tests/support/dead_mount.py`); at the end its waiters are freed."""
+        self.box.sh("[ -e /dev/fuse ] || mknod /dev/fuse c 10 229")
+        self.box.write("/run/dead_mount.py", dead_mount.SERVER)
+        self.box.run(
+            "systemd-run", "--quiet", "--collect", "--unit=dead", "python3", "/run/dead_mount.py", path
+        )
+        try:
+            self.box.wait_until(
+                lambda: path in self.box.run("cat", "/proc/self/mountinfo"), "the mount", unit="dead"
+            )
+            yield
+        finally:
+            self.box.sh(f"systemctl kill --signal=KILL dead || true; umount --lazy {path}")
 
     # /healthz
 

@@ -63,7 +63,6 @@ def test_the_users_and_groups_are_made_without_a_shell_or_a_home(node: Node) -> 
         ("/etc/nodenanny", "755 root root"),
         ("/etc/nodenanny/nodenanny.toml", "640 root nodenanny"),
         ("/var/lib/nodenanny", "700 root root"),
-        ("/var/log/nodenanny", "750 root root"),
         ("/run/nodenanny", "755 root root"),
         ("/run/nodenanny/control.sock", "660 root nodenanny"),
         ("/run/nodenanny/facts", "600 root root"),
