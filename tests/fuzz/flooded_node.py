@@ -159,6 +159,8 @@ def flooded_node(**settings: Any) -> Iterator[FloodedNode]:
     with running_nanny(WORKER, **given) as node:
         node.wait_for_phase("running", 60.0)
         status = node.wait_for(lambda now: now["counters"]["beats_total"] >= 3, "the first beats", 60.0)
+        if given.get("link") == "child":
+            node.wait_for(lambda now: now["link"]["stage"] == "ready", "link", 60.0)
         with node.connect(60.0) as lines:
             made = FloodedNode(
                 node=node,
