@@ -131,7 +131,6 @@ class StandbyProcess:
         rights = []
         if listener_fd >= 0:
             rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, pack("i", listener_fd)))
-        self._set_oom_score(child.pid)
         try:
             child.channel.sendmsg([standby_words.wake(environ)], rights)
         except (OSError, ProtocolViolation) as error:
@@ -303,6 +302,7 @@ class StandbyProcess:
         self._close_exec_error(child)
         self._woken = (incarnation, child)
         self._log.info("standby promoted", incarnation=str(incarnation), pid=child.pid)
+        self._set_oom_score(child.pid)
         self.promote(incarnation, child)
 
     def _drop(self) -> None:
@@ -321,6 +321,7 @@ class StandbyProcess:
 
     def _reaped(self, child: StandbyChild, status: ExitStatus) -> None:
         if self._child is not child:
+            self._tell(events.Buried())
             return
         self._child = None
         told = fork_gate.read_exec_error(child.exec_error_fd) if child.exec_error_fd >= 0 else None
@@ -346,13 +347,17 @@ class StandbyProcess:
 
     def _set_oom_score(self, pid: int) -> None:
         """Be no longer the first to be killed; raising it needed no privilege, so lowering it needs none."""
+        score = self._config.worker_oom_score_adj
         try:
-            score = self._config.worker_oom_score_adj
             if score is None:
-                with open("/proc/self/oom_score_adj", "rb") as ours:
-                    score = int(ours.read(16))
-            with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as theirs:
-                theirs.write(b"%d" % score)
+                fd = os.open("/proc/self/oom_score_adj", os.O_RDONLY | os.O_CLOEXEC)
+                score = int(os.read(fd, 16))
+                os.close(fd)
+            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"%d" % score)
+            finally:
+                os.close(fd)
         except (OSError, ValueError) as error:
             self._log.warning("the worker keeps a standby's OOM score", why=str(error))
 

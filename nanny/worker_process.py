@@ -11,7 +11,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from nanny import examination, fault_point, fork_gate, worker_spec
+from nanny import examination, fault_point, fork_gate, worker_cgroup, worker_spec
 from nanny.core import events as e
 from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
@@ -19,7 +19,6 @@ from nanny.heartbeats import NotifySocket
 from nanny.left_behind import LeftBehind, names_in
 from nanny.life import Arrival, Gate, Life, stacks_of
 from nanny.linux import memfd, pidfd, procfs
-from nanny.linux.cgroup import SubCgroup
 from nanny.reaper import UNKNOWN
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         SpawnWorker,
     )
     from nanny.event_loop import EventLoop
+    from nanny.linux.cgroup import SubCgroup
     from nanny.linux.peer_credentials import Credentials
     from nanny.protocol.incarnation import Incarnation
     from nanny.protocol.notify_format import Beat
@@ -104,7 +104,7 @@ class WorkerProcess:
             stacks_fd = memfd.create_memfd(
                 f"stacks-{incarnation.number}", _STACKS_LIMIT_BYTES, inheritable=False
             )
-            cgroup = self._make_cgroup(incarnation)
+            cgroup = worker_cgroup.make(self._cgroup_dir, incarnation, self._log)
             notify = self._notify_socket(incarnation)
             parked = fork_gate.park(self._child_spec(incarnation, stacks_fd, notify.path, cgroup))
         except (HostError, OSError) as error:
@@ -210,13 +210,7 @@ class WorkerProcess:
 
     def adopt(self, life: Life) -> None:
         """Take over a worker that an earlier nanny released."""
-        if self._cgroup_dir is not None:
-            # Not by its name: one that was promoted has its standby's.
-            for name in names_in(self._cgroup_dir, "worker-", ""):
-                cgroup = SubCgroup(os.path.join(self._cgroup_dir, name))
-                with suppress(HostError):
-                    if life.pid in cgroup.pids():
-                        life.cgroup = cgroup
+        life.cgroup = worker_cgroup.find(self._cgroup_dir, life.pid)
         life.stacks_fd = stacks_of(life.pidfd)
         life.notify = self._notify_socket(life.incarnation)
         self._keep(life)
@@ -385,20 +379,6 @@ class WorkerProcess:
             None if cgroup is None else cgroup.path,
         )
 
-    def _make_cgroup(self, incarnation: Incarnation) -> SubCgroup | None:
-        """An empty cgroup, which the child enters by itself while it is parked."""
-        if self._cgroup_dir is None:
-            return None
-        for name in _cgroup_names(incarnation):
-            cgroup = SubCgroup(os.path.join(self._cgroup_dir, name))
-            try:
-                if cgroup.create():
-                    return cgroup
-            except (HostError, OSError) as error:
-                self._log.warning("no cgroup for the worker", why=str(error))
-                return None
-        return None
-
     # Memory limit
 
     def _next_memory_deadline(self) -> float | None:
@@ -417,8 +397,3 @@ class WorkerProcess:
         for life in self.lives.values():
             self._deafen(life)
         self._left_behind.see_off(_LAST_SWEEP_S)
-
-
-def _cgroup_names(incarnation: Incarnation) -> tuple[str, str]:
-    """Numbers begin anew in a new epoch, and a dead worker of the old one may still be in the first."""
-    return f"worker-{incarnation.number}", f"worker-{incarnation.number}-{incarnation.epoch[-12:]}"

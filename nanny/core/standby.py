@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from nanny.core.standby_events import (
     Answered,
+    Buried,
     Call,
     CheckCode,
     ChildWanted,
@@ -96,6 +97,8 @@ class Standby:
     ready_since: float | None = None
     """Of the worker; None while it is not ready."""
     memory_is_low: bool = False
+    undead: int = 0
+    """Dropped ones that are not dead yet: stuck on a dead disk, perhaps, where the next would get stuck as well."""
     waiting: Incarnation | None = None
     """The life that a called standby is to serve; called ahead of it, None."""
     has_answered: bool = False
@@ -137,6 +140,7 @@ class _Draft:
         """Be without one from now on."""
         if self.standby.stage is not Stage.NONE:
             self.actions.append(Drop(self.standby.number, reason, why))
+            self.change(undead=self.standby.undead + 1)
             self.gone(why)
 
     def forgive(self) -> None:
@@ -185,6 +189,8 @@ def step(
             if is_ours:
                 draft.fail()
                 draft.gone(why)
+        case Buried():
+            draft.change(undead=max(standby.undead - 1, 0))
         case WakeTaken(incarnation):
             if incarnation == standby.promoted:
                 draft.change(is_taken=True, failures=0)
@@ -236,7 +242,7 @@ def is_cold(standby: Standby, config: StandbyConfig) -> bool:
 
 def _wanted_at(standby: Standby, config: StandbyConfig) -> float | None:
     """From when on a standby is to be made; None: not as things stand."""
-    if standby.ready_since is None or standby.is_closed:
+    if standby.ready_since is None or standby.is_closed or standby.undead:
         return None
     return max(standby.ready_since + config.after_s, standby.not_before)
 

@@ -81,6 +81,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Buried:
+    """A dropped one is dead."""
+
+
+@dataclass(frozen=True, slots=True)
 class WakeTaken:
     """The promoted process has taken its wake: it is a worker like any other from now on."""
 
@@ -126,6 +131,7 @@ Event = (
     | Parked
     | Answered
     | Ended
+    | Buried
     | WakeTaken
     | CodeChanged
     | MemoryLooked

@@ -40,6 +40,8 @@ class World:
     has_parked: bool = False
     unserved: tuple[Incarnation, float] | None = None
     was_closed: bool = False
+    buries: bool = True
+    """What is dropped dies at once."""
 
     def tell(self, *events: ev.Event) -> list[ev.Action]:
         """Tell events now; gives the actions."""
@@ -62,6 +64,8 @@ class World:
             self._hold_to_the_rules(action)
             if isinstance(action, ev.LookAtMemory):
                 self._tell(self.memory)
+            if isinstance(action, ev.Drop) and self.buries:
+                self._tell(ev.Buried())
 
     def _hold_to_the_rules(self, action: ev.Action) -> None:
         match action:
@@ -218,6 +222,13 @@ def test_an_old_one_is_replaced() -> None:
     actions = world.wait(CONFIG.max_age_s)
     assert ev.Drop(1, ev.Reason.AGE, "its age") in actions
     assert actions[-1] == ev.Make(2)
+
+
+def test_one_that_does_not_die_is_not_joined_by_another() -> None:
+    world = World(buries=False).parked()
+    assert [type(action) for action in world.tell(ev.Reloaded())] == [ev.Drop]
+    assert world.wait(5000.0) == []
+    assert world.tell(ev.Buried()) == [ev.LookAtMemory(), ev.Make(2)]
 
 
 def test_its_code_is_checked_now_and_then() -> None:
