@@ -44,7 +44,12 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="fz") as new:
         outcomes = campaign.run(
-            targets, options.seconds, options.jobs, tell, keep_new_in=Path(new) if options.keep else None
+            targets,
+            options.seconds,
+            options.jobs,
+            tell,
+            keep_new_in=Path(new) if options.keep else None,
+            seed=options.seed,
         )
         if options.keep:
             for outcome in outcomes:
@@ -65,6 +70,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target (60)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations (0: another each time)")
     parser.add_argument(
         "--keep", action="store_true", help="add new inputs that reach new lines to the corpus"
     )

@@ -62,6 +62,7 @@ def run(
     tell: Callable[[Outcome], None],
     found: Path = FOUND,
     keep_new_in: Path | None = None,
+    seed: int = 0,
 ) -> list[Outcome]:
     """Fuzz each target for so many seconds, `jobs` at a time.
 
@@ -71,6 +72,7 @@ def run(
         jobs: processes at a time.
         tell: gets what each has come to, now and then.
         found: where findings are saved, a directory a target.
+        seed: of the mutations; 0 takes another each time.
         keep_new_in: where the inputs that reached new code are left, likewise; None throws them away.
     """
     waiting, outcomes = list(targets), []
@@ -79,7 +81,7 @@ def run(
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    one = _Running(waiting.pop(0), Path(scratch), seconds)
+                    one = _Running(waiting.pop(0), Path(scratch), seconds, seed)
                     running[one.fd] = one
                     selector.register(one.fd, selectors.EVENT_READ)
                 for key, _ in selector.select(0.2):
@@ -103,7 +105,7 @@ def run(
 class _Running:
     """One process."""
 
-    def __init__(self, target: Target, scratch: Path, seconds: float) -> None:
+    def __init__(self, target: Target, scratch: Path, seconds: float, seed: int) -> None:
         self.target = target
         self.outcome = Outcome(target.name)
         self._home = scratch / target.name
@@ -117,8 +119,17 @@ class _Running:
             [
                 *(sys.executable, *MODULE, target.name, str(self._home / "scratch")),
                 *(f"-max_total_time={max(1, round(seconds))}", f"-max_len={target.longest}"),
-                *(f"-rss_limit_mb={RSS_LIMIT_MIB}", f"-timeout={INPUT_TIMEOUT_S}", f"-dict={target.words}"),
-                *(f"-artifact_prefix={self._home / 'made'}/", "-print_final_stats=1", "-reload=0"),
+                *(
+                    f"-rss_limit_mb={RSS_LIMIT_MIB}",
+                    f"-timeout={INPUT_TIMEOUT_S}",
+                    f"-dict={target.dictionary}",
+                ),
+                *(
+                    f"-artifact_prefix={self._home / 'made'}/",
+                    "-print_final_stats=1",
+                    "-reload=0",
+                    f"-seed={seed}",
+                ),
                 *(str(self._home / "new"), str(kept)),
             ],
             cwd=_ROOT,

@@ -42,11 +42,21 @@ class Target:
     """Of an input, in bytes."""
 
     @property
-    def words(self) -> Path:
-        """What the format has words for, so that mutation finds them: a dictionary of libFuzzer's."""
+    def dictionary(self) -> Path:
+        """The words of the format, so that mutation finds them, as libFuzzer reads them: one a line, in quotes."""
         return WORDS / f"{self.name}.dict"
+
+    def words(self) -> list[bytes]:
+        """The same, read."""
+        lines = self.dictionary.read_text().splitlines()
+        return [_unescaped(line[1:-1]) for line in lines if line.startswith('"')]
 
     def inputs(self) -> list[Path]:
         """What is kept: chosen and found inputs, then those that failed once."""
         kept = [path for folder in (CORPUS, FOUND) for path in sorted((folder / self.name).glob("*"))]
         return [path for path in kept if path.is_file()]
+
+
+def _unescaped(word: str) -> bytes:
+    head, *rest = word.split("\\x")
+    return head.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in rest)
