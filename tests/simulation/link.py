@@ -256,6 +256,11 @@ class LinkProgram:
             self._report_due = True
             self.machine.after(COALESCE_S, self._report)
 
+    def report_again(self) -> None:
+        """An interval later, the same if need be."""
+        self._last_report = None
+        self.status_changed()
+
     def _report(self) -> None:
         self._report_due = False
         machine = self.machine

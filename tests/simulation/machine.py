@@ -96,7 +96,7 @@ class Machine:
     @property
     def mono(self) -> float:
         """CLOCK_MONOTONIC."""
-        if self.world.now < self._frozen_until:
+        if self.world.now < self._frozen_until - _EPSILON_S:
             return self._frozen_mono
         return max(self.world.now - self._mono0, self._reached)
 
@@ -113,7 +113,7 @@ class Machine:
     @property
     def is_awake(self) -> bool:
         """Whether its processes can run now."""
-        return self.world.now >= max(self._frozen_until, self._held_until)
+        return self.world.now >= max(self._frozen_until, self._held_until) - _EPSILON_S
 
     def at_mono(self, mono: float, call: Callable[..., None], *given: Any) -> None:
         """Let something happen on this machine, unless it reboots before."""
@@ -129,7 +129,7 @@ class Machine:
             return
         if mono + self._mono0 > now + _EPSILON_S:
             self.world.at(mono + self._mono0, self._arrive, mono, boot, call, given)
-        elif now < self._held_until:
+        elif now < self._held_until - _EPSILON_S:
             self.world.at(self._held_until, self._arrive, mono, boot, call, given)
         else:
             # An instant that was asked for is reached, whatever a sum of clocks makes of its last digits.
@@ -480,6 +480,7 @@ class Machine:
         self._frozen_mono = self.mono
         self._frozen_until = self.world.now + for_s
         self._mono0 += for_s
+        self.server.postponed(self, for_s)
         self.at_mono(self._frozen_mono, self.tell_nanny, e.NodeResumed(for_s))
 
     def starve(self, for_s: float) -> None:

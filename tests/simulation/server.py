@@ -470,6 +470,10 @@ class Server:
             self._is_watched.add(machine.name)
             self.world.at(self._benign_at[machine.name], self._grows_calm, machine)
 
+    def postponed(self, machine: Machine, by_s: float) -> None:
+        """The machine's clock stood still: what is wrong with it lasts so much longer."""
+        self.troubled(machine, max(self._benign_at[machine.name], self.world.now) + by_s)
+
     def _grows_calm(self, machine: Machine) -> None:
         benign_at, now = self._benign_at[machine.name], self.world.now
         if benign_at > now or machine.nanny_life is None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LATENCY_S: Final = 0.002
 KEEPALIVE_S: Final = 10.0
+REPORT_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -82,6 +83,9 @@ class Connection:
     def _send(self, way: str, frames: list[bytes]) -> None:
         network = self.machine.server.network_of(self.machine)
         for frame in frames:
+            if way == "up" and (network.lost[way] or network.swapped[way]):
+                # What is reported is reported again each interval; only that is not stepped while all is well.
+                self.machine.after(REPORT_S, self.link.report_again)
             if network.meets(network.lost, way):
                 continue
             delay_s = network.delay_s if network.meets(network.delayed, way) else 0.0

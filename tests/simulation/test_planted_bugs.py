@@ -1,0 +1,135 @@
+"""The simulation can fail: each bug that is planted here is found by it, as what it does to the world.
+
+The bugs are of the kinds that no rule on a single step of one core shows: in the shell's contract, in recovery, between
+the programs, in time. A run without a plant, of the same seeds, finds nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nanny import adoption, recovery
+from nanny.core import child, commands, recovery_ladder, startup, worker_life
+from nanny.core.command_ledger import Ledger
+from nanny.protocol.keepalive import KeepAlive
+from nanny.protocol.session_outbox import Outbox
+from nanny.supervisor import Supervisor
+from tests.simulation import server
+from tests.simulation.draw import drawn
+from tests.simulation.fleet import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanny.core.config import PolicyConfig
+    from nanny.core.state import Rung
+    from tests.simulation.fleet import Told
+
+SEEDS = range(1, 13)
+NODES, DAYS = 4, 2.0
+
+
+def hunt(rates: dict[str, float] | None = None) -> Told | None:
+    """The first run that breaks a rule."""
+    for seed in SEEDS:
+        told = Fleet(range(NODES)).run(drawn(seed, NODES, DAYS, rates), DAYS)
+        if told.violation:
+            return told
+    return None
+
+
+def effects_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Supervisor, "_may_run", lambda self: bool(self._held))
+
+
+def a_new_nanny_does_not_look_for_living_workers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adoption, "find_living", lambda _records: [])
+
+
+def lives_without_a_journal_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(recovery, "add_unknown_lives", lambda *_given: [])
+
+
+def orders_in_run_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adoption, "add_unknown_orders", lambda *_given: [])
+
+
+def orders_found_open_stay_open(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commands, "resume", lambda *_given: None)
+
+
+def an_order_sent_twice_is_taken_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "find_pending", lambda self, command_id: None)
+
+
+def the_ledger_does_not_survive_the_nanny(patch: pytest.MonkeyPatch) -> None:
+    def recover(*given: Any) -> startup.Recovered:
+        found = original(*given)
+        return replace(found, state=replace(found.state, ledger=Ledger()))
+
+    original = startup.recover
+    patch.setattr(startup, "recover", recover)
+
+
+def numbers_left_of_a_block_are_used(patch: pytest.MonkeyPatch) -> None:
+    def recover(*given: Any) -> startup.Recovered:
+        found = original(*given)
+        number = 1 if found.state.incarnation is None else found.state.incarnation.number
+        return replace(found, state=replace(found.state, next_number=number))
+
+    original = startup.recover
+    patch.setattr(startup, "recover", recover)
+
+
+def the_kill_waits_for_an_hour(patch: pytest.MonkeyPatch) -> None:
+    def rung_timeout_s(rung: Rung, config: PolicyConfig) -> float:
+        return original(rung, config) * (3600.0 if rung == "abort" else 1.0)
+
+    original = recovery_ladder.rung_timeout_s
+    patch.setattr(recovery_ladder, "rung_timeout_s", rung_timeout_s)
+
+
+def a_start_may_take_a_day(patch: pytest.MonkeyPatch) -> None:
+    born = child.born
+    patch.setattr(
+        worker_life.child,
+        "born",
+        lambda one, pid, now, timing: born(one, pid, now, replace(timing, start_timeout_s=86400.0)),
+    )
+
+
+def a_dead_connection_is_never_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(KeepAlive, "_dead_at", property(lambda self: None))
+
+
+def what_was_not_acknowledged_is_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Outbox, "rewind", lambda self: None)
+
+
+def a_lost_message_is_never_missed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Outbox, "awaits_acknowledgement", property(lambda self: False))
+
+
+def the_server_calls_expired_what_it_sent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(server, "may_expire_unsent", lambda _state, remaining_s: remaining_s <= 0.0)
+
+
+CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
+    (effects_do_not_wait_for_the_disk, ""),
+    (a_new_nanny_does_not_look_for_living_workers, "two workers own the node"),
+    (lives_without_a_journal_are_forgotten, "incarnations do not grow"),
+    (orders_in_run_are_not_looked_at, "order"),
+    (orders_found_open_stay_open, "order"),
+    (an_order_sent_twice_is_taken_twice, ""),
+    (the_ledger_does_not_survive_the_nanny, "order"),
+    (numbers_left_of_a_block_are_used, ""),
+    (the_kill_waits_for_an_hour, "dark beyond its bound"),
+    (a_start_may_take_a_day, "dark beyond its bound"),
+    (a_dead_connection_is_never_given_up, "the server says"),
+    (what_was_not_acknowledged_is_not_sent_again, "order"),
+    (a_lost_message_is_never_missed, "order"),
+    (the_server_calls_expired_what_it_sent, "order"),
+]
