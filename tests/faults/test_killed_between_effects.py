@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nanny.common.identifiers import uuid7
 from nanny.core.events import CommandKind
+from tests.faults.ordered import Ordered
+from tests.faults.registry import fault
 from tests.support.processes import wait_until
-from tests.support.real_nanny import PATIENCE_S, PRELUDE, ControlClient, RealNanny, real_node
+from tests.support.real_nanny import PATIENCE_S, PRELUDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+    from tests.faults.fault_node import FaultNode
+    from tests.support.real_nanny import RealNanny
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 _BOUNDARIES_LIMIT = 80
 _TELLS_ITS_BIRTH = """
@@ -37,33 +39,10 @@ beat_for_ever("\\nREADY=1")
 """It repeats READY=1, as the agent does: what is said while no nanny listens is said to nobody."""
 
 
-@dataclass
-class Ordered:
-    """One order and what its sender was told."""
-
-    kind: CommandKind
-    fields: dict[str, Any]
-    id: str = field(default_factory=lambda: uuid7(time.time_ns() // 1_000_000, secrets.token_bytes(10)))
-    outcomes: list[str] = field(default_factory=list)
-
-    def send(self, node: RealNanny) -> bool:
-        """Order it and wait for the outcome; False if the nanny fell before."""
-        with suppress(OSError, EOFError), ControlClient(node.control_path) as client:
-            client.ask("subscribe")
-            line = client.ask(
-                "command", command_id=self.id, kind=self.kind, reason="test", actor="tester", **self.fields
-            )
-            while line.get("outcome") is None or line.get("command_id") != self.id:
-                line = client.line()
-            self.outcomes.append(line["outcome"])
-            return True
-        return False
-
-
 class Ground:
     """A node whose worker tells each of its births, brought into one state before each order."""
 
-    def __init__(self, node: RealNanny) -> None:
+    def __init__(self, node: FaultNode) -> None:
         self.node = node
         self._births = node.directory / "births"
         self._births.touch()
@@ -72,7 +51,7 @@ class Ground:
     def start(self, fault_point: str | None = None) -> None:
         """Start the next nanny, and let it come to rest."""
         flags = () if fault_point is None else (f"--fault-point={fault_point}",)
-        self.node.start(self._program, *flags)
+        self.node.start(self._program, *self.node.flags(), *flags)
         self.node.wait_for(lambda status: status["phase"] in {"running", "down"}, "rest")
 
     def bring(self, kind: CommandKind) -> None:
@@ -173,18 +152,15 @@ KINDS = (
 )
 
 
-@pytest.fixture
-def ground(leaves_nothing_behind: None) -> Iterator[Ground]:
-    with real_node() as node:
-        yield Ground(node)
-
-
+@pytest.mark.faults
 def test_each_kind_of_order_has_its_turn_here() -> None:
     assert {one.kind for one in KINDS} == set(CommandKind)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.kind))
-def test_killed_at_each_boundary_an_order_ends_once_and_acts_once(ground: Ground, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [pytest.param(one, id=str(one.kind)) for one in KINDS])
+@fault("38", "the nanny killed between any two effects of an order", by="the next nanny: journal and /run")
+def test_killed_at_each_boundary_an_order_ends_once_and_acts_once(node: FaultNode, kind: Kind) -> None:
+    ground = Ground(node)
     falls = 0
     while _falls(ground, kind, f"after-{kind.kind}-{falls + 1}"):
         falls += 1
@@ -195,10 +171,8 @@ def test_killed_at_each_boundary_an_order_ends_once_and_acts_once(ground: Ground
 
 def _falls(ground: Ground, kind: Kind, fault_point: str) -> bool:
     """One round; whether the nanny fell in it."""
-    ground.start()
-    kind.prepare(ground)
-    ground.node.kill()
     ground.start(fault_point)
+    kind.prepare(ground)
     births, workers = len(ground.births()), ground.workers()
     ordered = Ordered(kind.kind, kind.fields)
     was_told = ordered.send(ground.node)
