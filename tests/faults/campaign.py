@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import signal
 import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+import pytest
 
 from tests.faults.fault_node import fault_node
 from tests.faults.registry import Case, cases_in
@@ -55,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the table as JSON on stdout")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     cases = chosen(all_cases(), options.only)
     if not cases:
         sys.stderr.write(f"no case is named {' or '.join(options.only)}; see --list\n")
@@ -128,6 +128,8 @@ def run_one(case: Case) -> Row:
                     case.run(node)
                 finally:
                     verdicts = node.verdicts
+        except pytest.skip.Exception as skipped:
+            verdict, why = SKIPPED, str(skipped)
         except Exception:
             verdict, why = FAILED, f"{case.name}\n{traceback.format_exc()}"
     return Row(

@@ -10,17 +10,18 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from server_stub.client import RequestFailed, ServerClient
 from tests.faults import fault_makers as make
-from tests.faults.hostile_servers import Front
+from tests.faults.hostile_servers import front
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.faults.fault_node import FaultNode
+    from tests.faults.hostile_servers import Front
 
 PATIENCE_S = 40.0
 NODE_NAME = "tested"
@@ -37,52 +38,78 @@ _LINK = {"LINK_BACKOFF_BASE_S": "0.05", "LINK_BACKOFF_CEILING_S": "0.3", "LINK_C
 _AGENT = {"reconnect_initial_s": "0.05", "reconnect_ceiling_s": "0.3", "connect_timeout_s": "1"}
 
 
-class Served:
-    """A node with its server.
+class Server:
+    """The real server, a process of a node's token; it keeps port and database over its restarts.
 
     Attributes:
-        client: asks the server directly.
-        front: what link and worker dial.
+        port: 0 before the first start.
     """
 
     def __init__(self, node: FaultNode) -> None:
-        self.node = node
         self.port = 0
-        self._server: subprocess.Popen[bytes] | None = None
-        self.start_server()
-        self.client = ServerClient(f"http://127.0.0.1:{self.port}")
-        self.front = Front(self.port)
+        self._node = node
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start_server(self) -> None:
-        """Start it, on the port that it had before, with the database that it had before."""
-        port_file = self.node.directory / "server-port"
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it and wait for its port."""
+        directory = self._node.directory
+        port_file = directory / "server-port"
         port_file.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "server_stub.cli", "serve", f"--port={self.port}", f"--port-file={port_file}", f"--data-dir={self.node.directory}"]  # fmt: skip
-        with open(self.node.directory / "server.log", "ab") as log:
-            self._server = subprocess.Popen(
-                argv, env=self.node.environment() | _SERVER, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        argv = [sys.executable, "-m", "server_stub.cli", "serve"]
+        argv += [f"--port={self.port}", f"--port-file={port_file}", f"--data-dir={directory}"]
+        with open(directory / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                argv, env=self._node.environment() | _SERVER, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         wait_until(
             lambda: port_file.exists() and port_file.read_text().strip(), PATIENCE_S, "the server's port"
         )
         self.port = int(port_file.read_text())
 
+    def kill(self) -> None:
+        """SIGKILL it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_S)
+
     @property
-    def server_pid(self) -> int:
-        """Of the server that runs now."""
-        assert self._server is not None
-        return self._server.pid
+    def pid(self) -> int:
+        """Of the one that runs now."""
+        assert self._process is not None
+        return self._process.pid
 
-    def kill_server(self) -> None:
-        """SIGKILL."""
-        assert self._server is not None
-        self._server.kill()
-        self._server.wait(PATIENCE_S)
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        """End server and front."""
-        self.front.close()
-        self.kill_server()
+
+def link_flags(url: str) -> tuple[str, str]:
+    """A link that dials this address, as a child of the nanny."""
+    return "--link=child", f"--link-environment={json.dumps(_LINK | {'LINK_SERVER_URL': url})}"
+
+
+class Served:
+    """A node with its server.
+
+    Attributes:
+        server: as it is.
+        front: what link and worker dial.
+        client: asks the server directly.
+    """
+
+    def __init__(self, node: FaultNode, server: Server, broken: Front) -> None:
+        self.node = node
+        self.server = server
+        self.front = broken
+        self.client = ServerClient(server.url)
 
     def page(self) -> dict[str, Any] | None:
         """The node as the server lists it; None while it doesn't know it, or doesn't answer."""
@@ -120,8 +147,7 @@ class Served:
     def settings(self) -> list[str]:
         """The flags with which this node's nanny is started."""
         _, environment = make.own_agent(self.node, server_url=self.front.url, **_AGENT)
-        link = _LINK | {"LINK_SERVER_URL": self.front.url}
-        return ["--port=0", "--link=child", f"--link-environment={json.dumps(link)}", environment]
+        return ["--port=0", *link_flags(self.front.url), environment]
 
 
 def is_heard(page: dict[str, Any]) -> bool:
@@ -133,8 +159,8 @@ def is_heard(page: dict[str, Any]) -> bool:
 @contextmanager
 def serve(node: FaultNode, **settings: object) -> Iterator[Served]:
     """A server and a node that it sees as READY, for the length of the block."""
-    served = Served(node)
-    try:
+    with Server(node) as server, front(server.port) as broken:
+        served = Served(node, server, broken)
         command, _ = make.own_agent(node)
         # What is slow to start is told off for it by nobody: these nodes import much, and together.
         relaxed = {"heartbeat_timeout_s": 3.0, "stall_timeout_s": 3.0} | settings
@@ -142,5 +168,3 @@ def serve(node: FaultNode, **settings: object) -> Iterator[Served]:
         served.until_whole()
         yield served
         node.stop()
-    finally:
-        served.close()

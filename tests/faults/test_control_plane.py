@@ -58,8 +58,8 @@ def test_a_connection_that_a_proxy_holds_open_does_not_hide_the_successor(node: 
 )
 def test_a_server_that_was_killed_is_found_again(node: FaultNode) -> None:
     with serve(node) as served, judged(node, expects=Expectation(restarts=0)) as case:
-        served.kill_server()
-        served.start_server()
+        served.server.kill()
+        served.server.start()
         case.begins()
         served.until_whole()
         case.recovered()
