@@ -74,6 +74,13 @@ class NannyConfig:
         reloadable=True,
         section="worker",
     )
+    standby_answer_timeout_s: float = setting(
+        0.2,
+        help="A standby that does not answer within this time is given up for a cold start.",
+        minimum=0.01,
+        reloadable=True,
+        section="worker",
+    )
     standby_max_age_s: float = setting(
         21600.0,
         help="A standby that has waited for so long is replaced.",

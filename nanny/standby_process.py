@@ -24,7 +24,7 @@ from nanny.core.records import IncarnationEnded
 from nanny.core.worker_life import ORDERED
 from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
-from nanny.linux import memfd, meminfo, pidfd
+from nanny.linux import memfd, meminfo, pidfd, procfs
 from nanny.linux.cgroup import SubCgroup
 from nanny.protocol import standby_words
 from nanny.protocol.errors import ProtocolViolation
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _WORD_LIMIT_BYTES: Final = 1024
 _NAMES_TRIED: Final = 64
+_CANNOT_ANSWER: Final = "TtZX"
+"""States of proc_pid_stat(5): stopped, traced, dead. Whoever sleeps or waits for a disk may yet answer."""
 
 
 @dataclass(slots=True)
@@ -174,6 +176,7 @@ class StandbyProcess:
             after_s=config.standby_after_s,
             max_age_s=config.standby_max_age_s,
             min_available_bytes=config.standby_min_available_bytes,
+            answer_timeout_s=config.standby_answer_timeout_s,
         )
 
     def _tell(self, event: events.Event) -> None:
@@ -190,8 +193,8 @@ class StandbyProcess:
         match action:
             case events.Make(number):
                 self._make(number)
-            case events.Call():
-                self._say(standby_words.CALL)
+            case events.Call(number):
+                self._call(number)
             case events.CheckCode():
                 self._say(standby_words.CHECK)
             case events.Drop(_, reason, why):
@@ -286,6 +289,15 @@ class StandbyProcess:
             self._tell(events.Answered(child.number))
         elif (changed := standby_words.change_in(word)) is not None:
             self._tell(events.CodeChanged(child.number, changed))
+
+    def _call(self, number: int) -> None:
+        assert self._child is not None, "it is parked"
+        with suppress(ProcessLookupError, HostError):
+            state = procfs.read_stat(self._child.pid).state
+            if state in _CANNOT_ANSWER:
+                self._tell(events.CannotAnswer(number, f"it is in state {state}"))
+                return
+        self._say(standby_words.CALL)
 
     def _say(self, word: bytes) -> None:
         # What cannot be sent is not answered, and that is decided upon.

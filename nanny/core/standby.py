@@ -20,6 +20,7 @@ from nanny.core.standby_events import (
     Answered,
     Buried,
     Call,
+    CannotAnswer,
     CheckCode,
     ChildWanted,
     Closing,
@@ -68,9 +69,9 @@ class StandbyConfig:
     max_age_s: float = 6 * 3600.0
     min_available_bytes: int = 512 << 20
     make_timeout_s: float = 60.0
-    answer_timeout_s: float = 0.05
-    """A parked process answers in less than a millisecond; with every core busy, in some."""
-    wake_timeout_s: float = 2.0
+    answer_timeout_s: float = 0.2
+    """A parked process answers in less than a millisecond; on a node with five processes a core, in up to 60."""
+    wake_timeout_s: float = 5.0
     """For the wake to be taken by one that has just answered."""
     check_interval_s: float = 30.0
     memory_interval_s: float = 10.0
@@ -185,10 +186,9 @@ def step(
                     draft.change(has_answered=True)
                 else:
                     _promote(draft, standby.waiting)
-        case Ended(_, why):
+        case CannotAnswer() | Ended():
             if is_ours:
-                draft.fail()
-                draft.gone(why)
+                _failed(draft, event)
         case Buried():
             draft.change(undead=max(standby.undead - 1, 0))
         case WakeTaken(incarnation):
@@ -264,6 +264,14 @@ def _worker_ended(draft: _Draft, event: WorkerEnded) -> None:
     if deaths >= config.quick_deaths:
         draft.drop(Reason.QUICK_DEATHS, f"{deaths} promoted ones died quickly")
         draft.change(not_before=draft.now + config.pardon_s, why_none=f"{deaths} promoted ones died quickly")
+
+
+def _failed(draft: _Draft, event: CannotAnswer | Ended) -> None:
+    draft.fail()
+    if isinstance(event, Ended):
+        draft.gone(event.why)
+    else:
+        draft.drop(Reason.NO_ANSWER, event.why)
 
 
 def _child_wanted(draft: _Draft, incarnation: Incarnation) -> None:

@@ -73,6 +73,14 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class CannotAnswer:
+    """It was called, and the kernel says that it can't answer: stopped, for one."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """It ended, or could not be made, before it became anybody."""
 
@@ -130,6 +138,7 @@ Event = (
     | ChildWanted
     | Parked
     | Answered
+    | CannotAnswer
     | Ended
     | Buried
     | WakeTaken

@@ -170,6 +170,15 @@ def test_a_hung_standby_is_killed_and_the_worker_starts_from_cold() -> None:
         wait_until(lambda: is_dead(standby), 20, "the hung one to be gone")
 
 
+def test_one_that_does_not_answer_is_killed_and_the_worker_starts_from_cold() -> None:
+    with parking_node(PARKING_WORKER.replace('b"here"', 'b"what?"'), standby_answer_timeout_s=0.2) as node:
+        standby = wait_until_parked(node)
+        status = kill_worker(node)
+        assert status["worker"]["pid"] != standby
+        assert status["standby"]["dropped_total"] == {"no-answer": 1}
+        wait_until(lambda: is_dead(standby), 20, "the deaf one to be gone")
+
+
 @pytest.mark.parametrize("how", ["reload", "code", "death"])
 def test_it_is_replaced(how: str) -> None:
     with parking_node() as node:
@@ -317,6 +326,7 @@ def agent_node() -> Callable[..., Any]:
         standby="auto",
         standby_after_s=0.1,
         standby_min_available_bytes=0,
+        standby_answer_timeout_s=20,
         environ={"AGENT_SAMPLE_INTERVAL_S": "1"},
         **settings,
     )

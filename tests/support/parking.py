@@ -59,6 +59,8 @@ while True:
 def parking_node(worker_code: str = PARKING_WORKER, **settings: Any) -> Iterator[RunningNanny]:
     """A node whose worker can park; a standby is made 0.1 s after READY=1."""
     wanted: dict[str, Any] = {"standby": "on", "standby_after_s": 0.1, "standby_min_available_bytes": 0}
+    # On a busy machine it answers late, and a test of what follows wants it promoted all the same.
+    wanted["standby_answer_timeout_s"] = 20.0
     with running_nanny(worker_code, start=False, **(wanted | settings)) as node:
         node.environ["LIFE_LOG"] = f"{node.root}/lives"
         node.start()
