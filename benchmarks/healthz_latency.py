@@ -1,37 +1,35 @@
-"""How long /healthz takes while the program does what programs must not: a table, or JSON.
+"""How long /healthz takes while the program does what programs must not.
 
 A child with a vitals thread is put into each state; the prober asks with random gaps (back-to-back requests
 flatter: they find the interpreter lock free), on a fresh connection each time and on a kept one. Every answer
-must be 200 and whole. Run: python -m benchmarks.healthz_latency [--probes 400] [--json]
+must be 200 and whole.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.figures import Effort, Figure, Limit, measured, p99
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STATES = (
-    "idle",
-    "asleep",
-    "waiting for a lock",
-    "full executor",
-    "200 slow clients",
-    "spinning",
-    "three spinning",
-)
+STATES: Final[dict[str, tuple[Limit, ...]]] = {
+    "idle": (p99(2),),
+    "asleep": (p99(2),),
+    "waiting for a lock": (p99(2),),
+    "full executor": (p99(2),),
+    "200 slow clients": (p99(2),),
+    "spinning": (p99(10),),
+    "three spinning": (),
+}
 MEAN_GAP_S = 0.005
-WIDTHS = (10, 8, 8, 10, 8, 8)
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: n\r\nConnection: %s\r\n\r\n"
 
 SUBJECT = """
@@ -110,7 +108,18 @@ def ask_kept(client: socket.socket) -> float:
     return time.perf_counter() - started_at
 
 
-def measured(state: str, probes: int, gaps: random.Random) -> dict[str, dict[str, float]]:
+def measure(effort: Effort) -> Iterator[Figure]:
+    """Each state in turn."""
+    gaps = random.Random(effort.seed)
+    probes = effort.count(800, 160)
+    for state, limits in STATES.items():
+        effort.tell(state)
+        fresh, kept = _asked(state, probes, gaps)
+        yield measured(f"/healthz, {state}", "ms", fresh, 1e3, limits=limits)
+        yield measured(f"/healthz, {state}, kept connection", "ms", kept, 1e3)
+
+
+def _asked(state: str, probes: int, gaps: random.Random) -> tuple[list[float], list[float]]:
     fresh, kept = [], []
     with program_in(state) as address, ExitStack() as clients:
         if state == "200 slow clients":
@@ -124,39 +133,4 @@ def measured(state: str, probes: int, gaps: random.Random) -> dict[str, dict[str
                 fresh.append(ask_afresh(address))
             else:
                 kept.append(ask_kept(client))
-    return {"fresh": figures(fresh), "kept": figures(kept)}
-
-
-def figures(durations_s: list[float]) -> dict[str, float]:
-    ordered = sorted(durations_s)
-    picks = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
-    return {name: round(ordered[int(q * (len(ordered) - 1))] * 1e3, 3) for name, q in picks.items()} | {
-        "n": len(ordered)
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--probes", type=int, default=800, help="for each state, half of them on a kept connection"
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    gaps = random.Random(arguments.seed)
-    results = {state: measured(state, arguments.probes, gaps) for state in STATES}
-    if arguments.json:
-        print(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), "states": results}))
-        return
-    print(
-        f"{'/healthz, ms':20} {'fresh p50':>10} {'p99':>8} {'max':>8} {'kept p50':>10} {'p99':>8} {'max':>8}"
-    )
-    for state, by_kind in results.items():
-        cells = [by_kind[kind][name] for kind in ("fresh", "kept") for name in ("p50_ms", "p99_ms", "max_ms")]
-        print(
-            f"{state:20}" + "".join(f" {cell:{width}.2f}" for cell, width in zip(cells, WIDTHS, strict=True))
-        )
-
-
-if __name__ == "__main__":
-    main()
+    return fresh, kept

@@ -1,29 +1,25 @@
-"""What one decision costs: ``step`` for a heartbeat, beside a plain ``dataclasses.replace`` in the same run.
-
-python benchmarks/step.py [--json]
-"""
+"""What one decision costs: `step` for a heartbeat, beside a plain `dataclasses.replace` in the same run."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import timeit
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from benchmarks.figures import Effort, Figure, p50, single
 from nanny.core import events as e
 from nanny.core.config import PolicyConfig
 from nanny.core.policy import step
 from nanny.core.startup import recover
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 CALLS = 5000
-REPEATS = 9
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def measure(effort: Effort) -> Iterator[Figure]:
+    """The best of several runs: the others were disturbed."""
     config = PolicyConfig()
     state = step(recover([], (), 0.0, ("a", "b"), config).state, e.NannyStarted(), 0.0, config).state
     incarnation = state.incarnation
@@ -31,21 +27,12 @@ def main() -> None:
     for event in (e.WorkerParked(incarnation, 1, 1), e.HeartbeatReceived(incarnation, ready=True)):
         state = step(state, event, 1.0, config).state
     beat = e.HeartbeatReceived(incarnation, loop_lag_s=0.01)
-    beat_us = _best_us(lambda: step(state, beat, 1.5, config))
-    replace_us = _best_us(lambda: replace(state, draining=True))
-    figures = {"step_us": beat_us, "replace_us": replace_us, "ratio": beat_us / replace_us}
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        print(
-            f"step for a beat {beat_us:.1f} us, a replace {replace_us:.1f} us, ratio {figures['ratio']:.1f}"
-        )
+    repeats = effort.count(15, 5)
+    beat_us = _best_us(lambda: step(state, beat, 1.5, config), repeats)
+    yield single("one decision for a heartbeat (step)", "us", beat_us, limits=(p50(10),))
+    replace_us = _best_us(lambda: replace(state, draining=True), repeats)
+    yield single("one decision for a heartbeat (step)", "us", replace_us, whose="a plain dataclasses.replace")
 
 
-def _best_us(call: object) -> float:
-    assert callable(call)
-    return min(timeit.repeat(call, number=CALLS, repeat=REPEATS)) / CALLS * 1e6
-
-
-if __name__ == "__main__":
-    main()
+def _best_us(call: Callable[[], object], repeats: int) -> float:
+    return min(timeit.repeat(call, number=CALLS, repeat=repeats)) / CALLS * 1e6

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A loop in shell that beats by systemd-notify(1):
 #
-#     nanny run --notify-access all --heartbeat-timeout-s 30 … -- ./shell_loop.sh
+#     nanny run --notify-access all … -- ./shell_loop.sh
 #
 # systemd-notify is a child of the shell, so its datagrams come from another process than the one that is supervised.
 # As root it speaks in its parent's name and `--notify-access main` would do; as any other user it can not, hence `all`.
