@@ -48,11 +48,19 @@ class Ground:
         self._births.touch()
         self._program = PRELUDE + _TELLS_ITS_BIRTH.format(path=str(self._births))
 
-    def start(self, fault_point: str | None = None) -> None:
+    def start(self, fault_point: str | None = None, *, wait: bool = True) -> None:
         """Start the next nanny, and let it come to rest."""
         flags = () if fault_point is None else (f"--fault-point={fault_point}",)
-        self.node.start(self._program, *self.node.flags(), *flags)
-        self.node.wait_for(lambda status: status["phase"] in {"running", "down"}, "rest")
+        self.node.start(self._program, *self.node.flags(), *flags, wait=wait)
+        if wait:
+            self.node.wait_for(lambda status: status["phase"] in {"running", "down"}, "rest")
+
+    def is_at_rest(self) -> bool:
+        """Whether it answers and has nothing left to do."""
+        with suppress(OSError, EOFError):
+            status = self.node.status()
+            return status["phase"] in {"running", "down"} and not status["pending_commands"]
+        return False
 
     def bring(self, kind: CommandKind) -> None:
         """Order something that prepares."""
@@ -183,6 +191,14 @@ def _falls(ground: Ground, kind: Kind, fault_point: str) -> bool:
         ground.node.send(signal.SIGKILL)
     assert ground.node.wait_for_exit() == -signal.SIGKILL, where
     ground.start()
+    _ended_once_and_acted_once(ground, kind, ordered, births, workers, where)
+    return has_fallen
+
+
+def _ended_once_and_acted_once(
+    ground: Ground, kind: Kind, ordered: Ordered, births: int, workers: list[int], where: str
+) -> None:
+    """Judge the nanny that came after the fall, and end it."""
     assert ordered.send(ground.node), where
     assert set(ordered.outcomes) == {kind.outcome}, where
     status = ground.node.wait_for(kind.holds, f"the order's effect after {where}")
@@ -193,6 +209,44 @@ def _falls(ground: Ground, kind: Kind, fault_point: str) -> bool:
     assert ground.outcomes_on_record(ordered) == [kind.outcome], where
     ground.node.assert_unharmed()
     ground.node.kill()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(one, id=str(one.kind))
+        for one in KINDS
+        if one.kind in {CommandKind.RESTART, CommandKind.STOP}
+    ],
+)
+@fault("38", "the nanny killed again between any two effects of its recovery", by="the next nanny: journal and /run")  # fmt: skip
+def test_killed_again_at_each_boundary_of_the_recovery_it_still_acts_once(
+    node: FaultNode, kind: Kind
+) -> None:
+    ground = Ground(node)
+    falls = 0
+    while _falls_twice(ground, kind, f"after-NannyStarted-{falls + 1}"):
+        falls += 1
+        assert falls < _BOUNDARIES_LIMIT
+    assert falls >= 4
+
+
+def _falls_twice(ground: Ground, kind: Kind, fault_point: str) -> bool:
+    """One round; whether the second nanny fell in it. The first does when the order is recorded."""
+    ground.start(f"after-{kind.kind}-2")
+    kind.prepare(ground)
+    births, workers = len(ground.births()), ground.workers()
+    ordered = Ordered(kind.kind, kind.fields)
+    assert not ordered.send(ground.node)
+    assert ground.node.wait_for_exit() == -signal.SIGKILL
+    ground.start(fault_point, wait=False)
+    wait_until(lambda: ground.node.has_ended() or ground.is_at_rest(), PATIENCE_S, "a second fall, or rest")
+    has_fallen = ground.node.has_ended()
+    if not has_fallen:
+        ground.node.send(signal.SIGKILL)
+    assert ground.node.wait_for_exit() == -signal.SIGKILL, fault_point
+    ground.start()
+    _ended_once_and_acted_once(ground, kind, ordered, births, workers, fault_point)
     return has_fallen
 
 
