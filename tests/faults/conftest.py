@@ -1,4 +1,4 @@
-"""A fault node for each case."""
+"""A fault node for each case, and a skip with the reason where this machine can't do it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.fault_node import fault_node
+from tests.faults.registry import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.faults.fault_node import FaultNode
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a case that this machine can't do."""
+    about = fault_of(getattr(item, "function", None))
+    reason = None if about is None else about.why_not()
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @pytest.fixture

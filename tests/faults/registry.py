@@ -50,15 +50,23 @@ class Case:
 def fault(
     number: str, title: str, *, by: str, why_not: Callable[[], str | None] = lambda: None
 ) -> Callable[[Run], Run]:
-    """Make a test function a case of the campaign; it is skipped where `why_not` gives a reason."""
+    """Make a test function a case of the campaign; it is skipped where `why_not` gives a reason.
+
+    That is asked when the case is to run, not when its module is loaded: the answer may cost a mount.
+    """
 
     def registered(run: Run) -> Run:
         setattr(run, _PLACE, Fault(number, title, by, why_not))
-        reason = why_not()
-        marked: Run = pytest.mark.faults(pytest.mark.skipif(reason is not None, reason=str(reason))(run))
+        marked: Run = pytest.mark.faults(run)
         return marked
 
     return registered
+
+
+def fault_of(function: object) -> Fault | None:
+    """What a test function is about; None if it is no case."""
+    found: Fault | None = getattr(function, _PLACE, None)
+    return found
 
 
 def cases_in(module: object) -> Iterator[Case]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import campaign
+from tests.faults.conftest import pytest_runtest_setup
 from tests.faults.oracles import Expectation, Verdict, judged
 from tests.faults.registry import Case, Fault, cases_in, fault
 
@@ -73,6 +74,16 @@ def test_what_became_of_a_case_is_a_row() -> None:
     assert "the node is lost" in rows[1].why
     assert rows[2].why == "no such device"
     assert campaign.run_one(case(_something_is, "not on this machine")).why == "not on this machine"
+
+
+def test_pytest_skips_what_can_not_be_done_here() -> None:
+    class Item:
+        @staticmethod
+        @fault("6", "a fault", by="somebody", why_not=lambda: "no such device")
+        def function(_: object) -> None: ...
+
+    with pytest.raises(pytest.skip.Exception, match="no such device"):
+        pytest_runtest_setup(Item())  # type: ignore[arg-type]
 
 
 def test_the_table_has_every_row_and_sums_up() -> None:
