@@ -253,6 +253,15 @@ def test_a_program_that_cannot_park_costs_its_worker_nothing() -> None:
         assert kill_worker(node)["standby"]["cold_total"] == 2
 
 
+def test_the_program_in_the_documents_parks() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "standby.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("import everything_that_takes_time", "pass")
+    with parking_node(code + "notify('READY=1\\nWATCHDOG=1')\nbeat_for_ever()\n") as node:
+        standby = wait_until_parked(node)
+        assert kill_worker(node)["worker"]["pid"] == standby
+
+
 def test_there_is_none_where_memory_is_low() -> None:
     with parking_node(standby_min_available_bytes=1 << 60) as node:
         status = node.wait_for(lambda status: status["standby"]["why_none"] == "memory is low", "the reason")
