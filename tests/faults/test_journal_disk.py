@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.faults.fault_node import FaultNode
+    from tests.faults.oracles import JudgedCase
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +40,13 @@ def is_whole(node: FaultNode) -> dict[str, Any]:
     return node.wait_for(lambda status: not status["journal_degraded"], "the journal to be whole again")
 
 
-def goes_on_without_its_disk(node: FaultNode, ordered: Ordered) -> dict[str, Any]:
+def goes_on_without_its_disk(node: FaultNode, ordered: Ordered, case: JudgedCase) -> dict[str, Any]:
     """A death and an order are dealt with; what would have to last is refused; all of it with a reason."""
     before = node.status()
     make.oom_kill(before["worker"]["pid"])
     status = node.wait_for_next(before)
     is_degraded(node)
+    case.detected()
     assert ordered.send(node)
     assert ordered.outcomes == ["done"]
     status = node.wait_for_next(status)
@@ -84,7 +86,7 @@ def test_a_full_disk_degrades_the_journal_and_nothing_else(node: FaultNode) -> N
         (node.state_dir / "journal.jsonl.reserve").unlink()
         disk.fill()
         ordered = Ordered("restart")
-        with judged(node, expects=REPLACED):
+        with judged(node, expects=REPLACED) as case:
             # A page of the journal's last block may still be free: restarts until it is not.
             def is_full() -> bool:
                 assert node.order("restart")["outcome"] == "done"
@@ -92,9 +94,10 @@ def test_a_full_disk_degrades_the_journal_and_nothing_else(node: FaultNode) -> N
 
             wait_until(is_full, 60.0, "the journal's last block to be full")
             assert "No space left" in node.log()
-            goes_on_without_its_disk(node, ordered)
+            goes_on_without_its_disk(node, ordered, case)
             disk.free()
             whole = is_whole(node)
+            case.recovered()
             lost_nothing(node, whole, ordered)
 
 
@@ -129,10 +132,11 @@ def test_a_broken_disk_degrades_the_journal_and_nothing_else(
     with on_a_disk_of_its_own(node) as disk:
         breaks(disk)
         ordered = Ordered("restart")
-        with judged(node, expects=REPLACED):
-            goes_on_without_its_disk(node, ordered)
+        with judged(node, expects=REPLACED) as case:
+            goes_on_without_its_disk(node, ordered, case)
             disk.mend()
             whole = is_whole(node)
+            case.recovered()
             lost_nothing(node, whole, ordered)
 
 
@@ -141,8 +145,8 @@ def test_a_frozen_disk_holds_its_writer_and_nobody_else(node: FaultNode) -> None
     with on_a_disk_of_its_own(node) as disk:
         disk.freeze()
         ordered = Ordered("restart")
-        with judged(node, expects=REPLACED):
-            status = goes_on_without_its_disk(node, ordered)
+        with judged(node, expects=REPLACED) as case:
+            status = goes_on_without_its_disk(node, ordered, case)
             # The next nanny's disk hangs as well: it adopts by what /run knows.
             node.again()
             after = node.wait_for_phase("running")
@@ -151,6 +155,7 @@ def test_a_frozen_disk_holds_its_writer_and_nobody_else(node: FaultNode) -> None
             assert node.status()["incarnation"] == after["incarnation"]
             disk.thaw()
             whole = is_whole(node)
+            case.recovered()
             assert ordered.outcomes == ["done", "done"]
             ordered.outcomes.pop()
             lost_nothing(node, whole, ordered)
