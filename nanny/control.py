@@ -7,8 +7,9 @@ from its role. Sizes, clients and output are bounded; whoever breaks a bound los
 notices. When all places are taken, the client that has been silent for longest makes room: forgotten connections
 must not lock an operator out.
 
-A turn of the loop serves a bounded number of requests, shared evenly by all clients, and accepts a bounded number of
-clients: whoever asks faster is answered later, while beats and deadlines are served in between. unix(7).
+A turn of the loop serves requests one by one around all clients that ask, up to a number and a time, and accepts a
+bounded number of clients: whoever asks faster is answered no sooner, and beats and deadlines are served in between.
+unix(7).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.event_loop import DeadlineSource
@@ -35,7 +37,8 @@ REQUEST_LIMIT_BYTES: Final = 64 << 10
 _OUTPUT_LIMIT_BYTES: Final = 4 << 20
 _CLIENTS_LIMIT: Final = 64
 _REQUESTS_A_TURN: Final = 32
-"""Of all clients together; each may always have one served."""
+_SERVING_A_TURN_S: Final = 0.01
+"""Once so much time was spent on requests, the next one waits for the next turn."""
 _ACCEPTS_A_CALL: Final = 8
 _READS_A_TURN: Final = 4
 _CHUNK_BYTES: Final = 64 << 10
@@ -73,10 +76,6 @@ class Client:
     """When it last said something."""
     searched: int = 0
     """So many bytes of `received` hold no newline."""
-    turn: int = -1
-    """The loop's turn in which it was served last."""
-    served: int = 0
-    """Requests served in that turn."""
 
 
 class ControlSocket:
@@ -100,8 +99,8 @@ class ControlSocket:
         self._role_of = role_of
         self._requests: dict[str, tuple[frozenset[Role], Callable[[dict[str, Any], Client], Any]]] = {}
         self._clients: dict[int, Client] = {}
-        self._waiting: dict[int, Client] = {}
-        """Those of whom whole lines are here that had no place in this turn."""
+        self._asking: dict[int, Client] = {}
+        """Those of whom a whole request is here, in the order in which they are served."""
         self.refused_total = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with suppress(FileNotFoundError):
@@ -113,9 +112,7 @@ class ControlSocket:
         os.chmod(path, 0o660 if group_id is not None else 0o600)
         self._listener.listen(_CLIENTS_LIMIT)
         loop.watch(self._listener.fileno(), self._accept)
-        loop.add_source(
-            DeadlineSource(lambda: self._loop.now if self._waiting else None, self._serve_waiting)
-        )
+        loop.add_source(DeadlineSource(lambda: self._loop.now if self._asking else None, self._serve_asking))
 
     def serve(self, name: str, roles: frozenset[Role], run: Callable[[dict[str, Any], Client], Any]) -> None:
         """Say who may ask for what; ``run`` gives the result, None when the answer comes later."""
@@ -176,12 +173,12 @@ class ControlSocket:
         self._drop(silent)
 
     def _ready(self, client: Client) -> None:
+        """Take in what came, up to the first whole request; it is served when its turn comes."""
         if client.waiting:
             self._flush(client)
         for _ in range(_READS_A_TURN):
-            self._serve_lines(client)
-            if client.connection.fileno() < 0 or client.searched < len(client.received):
-                return  # gone, or has had its share of this turn
+            if client.connection.fileno() < 0 or self._is_asking(client):
+                return
             try:
                 chunk = client.connection.recv(_CHUNK_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -193,43 +190,36 @@ class ControlSocket:
                 return
             client.received += chunk
             client.asked_at = self._loop.now
-        self._serve_lines(client)
+        self._is_asking(client)
 
-    def _serve_lines(self, client: Client) -> None:
-        """Serve whole lines, as many as this client may have in this turn of the loop."""
-        if client.turn != self._loop.turns_total:
-            client.turn, client.served = self._loop.turns_total, 0
-        share = max(1, _REQUESTS_A_TURN // max(1, len(self._clients)))
-        while client.connection.fileno() >= 0:
-            if client.received[:1].isspace():
-                # Empty lines ask for nothing: a flood of them must not cost a turn each.
-                client.received = client.received.lstrip()
-                client.searched = 0
-            end = client.received.find(b"\n", client.searched)
-            if end < 0:
-                client.searched = len(client.received)
-                break
-            if client.served >= share:
-                break
-            client.served += 1
-            line = bytes(client.received[:end])
-            del client.received[: end + 1]
+    def _is_asking(self, client: Client) -> bool:
+        """Whether a whole request is here; who asks stands in line, who asks too much loses the connection."""
+        if client.received[:1].isspace():
+            # Empty lines ask for nothing: a flood of them must not cost a turn each.
+            client.received = client.received.lstrip()
             client.searched = 0
-            self._serve_line(client, line)
-        fd = client.connection.fileno()
-        if fd < 0:
-            return
-        if client.searched < len(client.received):
-            self._waiting[fd] = client
-            return
-        self._waiting.pop(fd, None)
+        if client.received.find(b"\n", client.searched) >= 0:
+            self._asking.setdefault(client.connection.fileno(), client)
+            return True
+        client.searched = len(client.received)
         if client.searched > REQUEST_LIMIT_BYTES:
             self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
             self._drop(client)
+        return False
 
-    def _serve_waiting(self, _now: float) -> None:
-        for client in list(self._waiting.values()):
-            self._ready(client)
+    def _serve_asking(self, _now: float) -> None:
+        """Serve a turn's share: one request each, around and around, until the number or the time is spent."""
+        began_at = monotonic()
+        for _ in range(_REQUESTS_A_TURN):
+            if not self._asking or monotonic() - began_at > _SERVING_A_TURN_S:
+                return
+            fd = next(iter(self._asking))
+            client = self._asking.pop(fd)
+            line, _, client.received = client.received.partition(b"\n")
+            client.searched = 0
+            self._serve_line(client, bytes(line))
+            if client.connection.fileno() == fd:
+                self._is_asking(client)
 
     def _serve_line(self, client: Client, line: bytes) -> None:
         if not line.strip():
@@ -284,7 +274,7 @@ class ControlSocket:
         fd = client.connection.fileno()
         if fd >= 0:
             self._clients.pop(fd, None)
-            self._waiting.pop(fd, None)
+            self._asking.pop(fd, None)
             self._loop.unwatch(fd)
             client.connection.close()
 

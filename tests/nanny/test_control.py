@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_turn_serves_a_bounded_number_of_requests_however_many_wait(desk: Desk
         served.append(desk.served - before)
         answers += len(answers_to(greedy))
     assert (desk.served, answers) == (2000, 2000)
-    assert max(served) == 32
+    assert 0 < max(served) <= 32
 
 
 def test_empty_lines_without_end_are_bounded_too(desk: Desk) -> None:
@@ -116,7 +117,7 @@ def test_empty_lines_of_a_client_that_has_left_cost_no_turn_each(desk: Desk) -> 
     assert len(desk.control._clients) == len(others)
 
 
-def test_a_client_that_asks_once_is_served_in_the_next_turn_beside_sixty_that_flood(desk: Desk) -> None:
+def test_a_client_that_asks_once_is_served_after_one_round_beside_sixty_that_flood(desk: Desk) -> None:
     flooding = [desk.connect() for _ in range(60)]
     desk.turn(3)
     for client in flooding:
@@ -125,9 +126,27 @@ def test_a_client_that_asks_once_is_served_in_the_next_turn_beside_sixty_that_fl
     desk.turn(2)
     polite.send(b'{"id":7,"do":"echo","said":"please"}\n')
     before = desk.served
-    desk.turn()
-    assert answers_to(polite) == [{"id": 7, "ok": True, "result": {"said": "please"}}]
-    assert desk.served - before <= 61
+    while not (answers := answers_to(polite)):
+        desk.turn()
+    assert answers == [{"id": 7, "ok": True, "result": {"said": "please"}}]
+    # Each of the others was served once or twice meanwhile, whatever it had asked before.
+    assert desk.served - before <= 122
+
+
+def test_requests_that_take_their_time_are_spread_over_turns(desk: Desk) -> None:
+    def ponder(_request: dict[str, Any], _client: object) -> dict[str, Any]:
+        time.sleep(0.02)
+        return {}
+
+    desk.control.serve("ponder", frozenset(Role), ponder)
+    client = desk.connect()
+    client.send(b'{"id":1,"do":"ponder"}\n' * 5)
+    answers = []
+    for _ in range(8):
+        desk.turn()
+        answers.append(len(answers_to(client)))
+    assert sum(answers) == 5
+    assert max(answers) == 1
 
 
 def test_lines_that_wait_are_served_after_the_client_has_closed_its_end(desk: Desk) -> None:
