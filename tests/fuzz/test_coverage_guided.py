@@ -22,7 +22,7 @@ pytestmark = [
     ),
 ]
 
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 @pytest.mark.timeout(600)

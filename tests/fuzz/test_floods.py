@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.usefixtures("leaves_nothing_behind"),
 ]
 
-FLOOD_S = 2.0
+FLOOD_S = 1.5
 CONNECTIONS = 1000
 
 SENDER = """
