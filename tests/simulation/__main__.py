@@ -66,7 +66,9 @@ def _arguments() -> argparse.Namespace:
         "--rate", type=_rate, action="append", default=[], metavar="KIND=PER_DAY", help="how often, per node"
     )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="play the case in this file")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="where a case is to be written that failed")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="where a case is to be written that failed"
+    )
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--list", action="store_true", help="the kinds of faults and how often each strikes")
     return parser.parse_args()

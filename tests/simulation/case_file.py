@@ -39,7 +39,9 @@ def write(path: Path, case: Case) -> None:
     """
     faults = ",\n  ".join(json.dumps(fault.as_json()) for fault in case.faults)
     what, days = json.dumps(case.what), json.dumps(case.days)
-    path.write_text(f'{{"what": {what},\n "days": {days},\n "faults": [\n  {faults}\n ]}}\n', encoding="utf-8")
+    path.write_text(
+        f'{{"what": {what},\n "days": {days},\n "faults": [\n  {faults}\n ]}}\n', encoding="utf-8"
+    )
 
 
 def read(path: Path) -> Case:

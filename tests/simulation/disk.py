@@ -154,9 +154,10 @@ class SimulatedDurability:
 
     _limit = _COMPACT_ABOVE_LINES
 
-    def abandon(self, surviving: int) -> None:
-        """The nanny is gone; so many of the lines that it had handed over still reach the disk."""
+    def abandon(self, surviving: int) -> Lines:
+        """The nanny is gone; so many of the lines that it had handed over still reach the disk. Gives the others."""
         self._is_closed = True
-        if not self.is_silent:
-            self._disk.lines += self._unsynced[:surviving]
-        self._unsynced.clear()
+        reached = 0 if self.is_silent else surviving
+        self._disk.lines += self._unsynced[:reached]
+        lost, self._unsynced = self._unsynced[reached:], []
+        return lost

@@ -69,7 +69,8 @@ def _cluster(dice: Random, node: int, at: float, kinds: list[str], weights: list
 
 def _spread(dice: Random, least_s: float, most_s: float) -> float:
     """Seconds whose logarithm is evenly spread."""
-    return round(least_s * (most_s / least_s) ** dice.random(), 3)
+    drawn_s: float = least_s * (most_s / least_s) ** dice.random()
+    return round(drawn_s, 3)
 
 
 def _lasting(least_s: float, most_s: float) -> Callable[[Random], dict[str, Any]]:

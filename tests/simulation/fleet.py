@@ -68,7 +68,17 @@ class Told:
     def add(self, other: Told) -> None:
         """Another run's figures on top."""
         self.nodes += other.nodes
-        for name in ("virtual_s", "wall_s", "events", "steps", "checks", "restarts", "crashes", "lives", "dark_s"):
+        for name in (
+            "virtual_s",
+            "wall_s",
+            "events",
+            "steps",
+            "checks",
+            "restarts",
+            "crashes",
+            "lives",
+            "dark_s",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest_dark_s = max(self.longest_dark_s, other.longest_dark_s)
         self.faults += other.faults

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.core import events as e
+from tests.simulation.faults import ARMED_S
 from tests.simulation.local_operator import Operator
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ def _settings_hang(machine: Machine, given: dict[str, Any]) -> None:
 
 
 def _killed_at_effect(machine: Machine, given: dict[str, Any]) -> None:
-    from tests.simulation.faults import ARMED_S
-
     machine.arm_crash(given["effects"], given["surviving"], given["down_s"], given["worker_dies"])
     machine.after(ARMED_S, machine.strike, machine.nanny_life)
 
@@ -184,31 +183,6 @@ def _link_hangs(machine: Machine, given: dict[str, Any]) -> None:
         machine.link.hang(given["for_s"])
 
 
-_OF_THE_MACHINE: Final[dict[str, Callable[[Machine, dict[str, Any]], None]]] = {
-    "spawns-fail": _until("spawns_fail_until"),
-    "spawns-late": _spawns_late,
-    "exec-fails": _until("execs_fail_until"),
-    "starts-die": _until("starts_die_until"),
-    "starts-slow": _starts_slow,
-    "dies-when-ready": _until("ready_ones_die_until"),
-    "nanny-killed": lambda machine, given: machine.kill_nanny(**given),
-    "nanny-killed-at-effect": _killed_at_effect,
-    "nanny-stopped": lambda machine, given: machine.stop_nanny(given["for_s"]),
-    "nanny-ended": _nanny_ended,
-    "evidence-hangs": _until("evidence_hangs_until"),
-    "settings-hang": _settings_hang,
-    "disk-hangs": _disk_hangs,
-    "disk-fails": _disk_fails,
-    "power-lost": lambda machine, given: machine.lose_power(**given),
-    "suspended": lambda machine, given: machine.suspend(given["for_s"]),
-    "starved": lambda machine, given: machine.starve(given["for_s"]),
-    "link-killed": _link_killed,
-    "link-hangs": _link_hangs,
-    "links-fail": _until("links_fail_until"),
-    "local-order": lambda machine, given: _local_order(machine, given),
-}
-
-
 def _local_order(machine: Machine, given: dict[str, Any]) -> None:
     machine.local_orders += 1
     command_id = f"0190e0a0-0001-7000-8000-{machine.local_orders:012x}"
@@ -231,6 +205,31 @@ def _local_order(machine: Machine, given: dict[str, Any]) -> None:
             "for_s": given.get("for_s"),
         }
         machine.after(0.01 * copy, machine.request, Operator(), asked)
+
+
+_OF_THE_MACHINE: Final[dict[str, Callable[[Machine, dict[str, Any]], None]]] = {
+    "spawns-fail": _until("spawns_fail_until"),
+    "spawns-late": _spawns_late,
+    "exec-fails": _until("execs_fail_until"),
+    "starts-die": _until("starts_die_until"),
+    "starts-slow": _starts_slow,
+    "dies-when-ready": _until("ready_ones_die_until"),
+    "nanny-killed": lambda machine, given: machine.kill_nanny(**given),
+    "nanny-killed-at-effect": _killed_at_effect,
+    "nanny-stopped": lambda machine, given: machine.stop_nanny(given["for_s"]),
+    "nanny-ended": _nanny_ended,
+    "evidence-hangs": _until("evidence_hangs_until"),
+    "settings-hang": _settings_hang,
+    "disk-hangs": _disk_hangs,
+    "disk-fails": _disk_fails,
+    "power-lost": lambda machine, given: machine.lose_power(**given),
+    "suspended": lambda machine, given: machine.suspend(given["for_s"]),
+    "starved": lambda machine, given: machine.starve(given["for_s"]),
+    "link-killed": _link_killed,
+    "link-hangs": _link_hangs,
+    "links-fail": _until("links_fail_until"),
+    "local-order": _local_order,
+}
 
 
 def _parted(machine: Machine, given: dict[str, Any]) -> None:

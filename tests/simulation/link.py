@@ -37,7 +37,7 @@ from nanny.protocol.session_events import (
     SessionRefused,
 )
 from nanny.protocol.session_states import State
-from tests.simulation.wire import LATENCY_S, Connection
+from tests.simulation.wire import LATENCY_S, REPORT_S, Connection
 
 if TYPE_CHECKING:
     from nanny.protocol.messages import ApplicationMessage, LinkMessage
@@ -273,9 +273,12 @@ class LinkProgram:
         if state is not None and not machine.is_stopped:
             self._status = view.status(state, machine.mono, machine.config)
             report = report_of(self._status, 0.0, machine.boottime)
+        elif state is not None:
+            machine.after(REPORT_S, self.report_again)  # it did not answer in time
+            return
         elif self._status is not None:
             lost_s = machine.mono - self._nanny_lost_at
-            if state is not None or lost_s < NANNY_GRACE_S:
+            if lost_s < NANNY_GRACE_S:
                 return
             report = report_without_nanny(self._status, 0.0, lost_s, machine.boottime, "no such socket")
         else:

@@ -80,6 +80,7 @@ class Machine:
         self._reached = 0.0
         self._held_until = 0.0
         self._minted = self._pids = 0
+        self._lost_lines: list[dict[str, Any]] = []
         self._armed_at: float | None = None
         self._is_stepping = False
         self._backlog: list[e.Event] = []
@@ -207,7 +208,10 @@ class Machine:
         if self.nanny_life is None:
             return
         if self.is_stopped:
-            if sum(isinstance(one, e.HeartbeatReceived | e.LinkBeat) for one in self._backlog) < _QUEUED_BEATS:
+            if (
+                sum(isinstance(one, e.HeartbeatReceived | e.LinkBeat) for one in self._backlog)
+                < _QUEUED_BEATS
+            ):
                 self._backlog.append(event)
             return
         self._step(event)
@@ -386,7 +390,7 @@ class Machine:
         self.crashes += 1
         left = life.facts()
         self.facts = self.facts if left is None else left
-        life.durability.abandon(surviving)
+        self._lost_lines += life.durability.abandon(surviving)
         self._nanny_is_gone()
         if worker_dies and (owner := self.owner) is not None:
             owner.die("SIGKILL")
@@ -406,7 +410,7 @@ class Machine:
 
     def _nanny_exits(self, life: NannyLife) -> None:
         self.facts = None
-        life.durability.abandon(1 << 30)
+        self._lost_lines += life.durability.abandon(1 << 30)
         self._effects_left = None
         self._nanny_is_gone()
         self.after(self.restart_after_s, self.start_nanny)
@@ -444,10 +448,11 @@ class Machine:
         """No process and no /run is left; the disk has what it had."""
         life = self.nanny_life
         if life is not None:
-            life.durability.abandon(surviving)
-        kept = {line.get("command_id") for line in self.disk.lines if line["type"] == "command-finished"}
-        begun = {line["incarnation"] for line in self.disk.lines if line["type"] == "incarnation-started"}
-        self.oracles.power_fails(set(self.oracles.told) - kept, begun)
+            self._lost_lines += life.durability.abandon(surviving)
+        self.oracles.power_fails(
+            self._only_in_run("command-finished", "command_id"), self._lives_only_in_run()
+        )
+        self._lost_lines.clear()
         self.boot += 1
         self.beats.clear()
         for worker in self.workers:
@@ -468,6 +473,14 @@ class Machine:
         self._held_until = 0.0
         self._forget_troubles()
         self.at_mono(3.0, self.start_nanny)
+
+    def _only_in_run(self, kind: str, key: str) -> set[str]:
+        """What was handed to the journal, never reached the disk, and was known to /run alone."""
+        kept = {line[key] for line in self.disk.lines if line["type"] == kind}
+        return {line[key] for line in self._lost_lines if line["type"] == kind} - kept
+
+    def _lives_only_in_run(self) -> set[str]:
+        return self._only_in_run("incarnation-started", "incarnation")
 
     def _forget_troubles(self) -> None:
         self.spawns_fail_until = self.spawns_late_until = self.late_by_s = self.execs_fail_until = 0.0

@@ -60,6 +60,7 @@ class Oracles:
         """Orders that changed what is wanted, in the order of their effects."""
         self.excused: set[str] = set()
         """Orders whose end was told while no disk kept it, and then the power failed."""
+        self._told_degraded: set[str] = set()
         self.dark_since: float | None = None
         self.longest_dark_s = 0.0
         self.dark_total_s = 0.0
@@ -78,6 +79,8 @@ class Oracles:
             case a.SignalWorker(incarnation, a.Signal.TERMINATE):
                 self._may_end(machine, incarnation)
             case a.ReportOutcome(command_id, _, outcome):
+                if machine.state is not None and machine.state.journal_degraded:
+                    self._told_degraded.add(command_id)
                 self._may_tell(command_id, outcome)
             case _:
                 pass
@@ -132,8 +135,11 @@ class Oracles:
 
     def power_fails(self, undurable: set[str], lives: set[str]) -> None:
         """What no disk has is forgotten: orders only have to end somehow, and a life was never begun."""
+        early = sorted(undurable & self.told.keys() - self._told_degraded)
+        if early:
+            raise self._broken(f"order {early[0]}: its end was told before the disk had it")
         self.excused |= undurable
-        if str(self.last_lived) not in lives:
+        if str(self.last_lived) in lives:
             self.last_lived = None
 
     # The whole
@@ -142,14 +148,18 @@ class Oracles:
         """The server is told an end, and another one is stored with it already."""
         self.checks += 1
         if command_id not in self.excused:
-            raise self._broken(f"order {command_id} has two outcomes at the server: {before}, and now {outcome}")
+            raise self._broken(
+                f"order {command_id} has two outcomes at the server: {before}, and now {outcome}"
+            )
 
     def look(self, machine: Machine) -> None:
         """After an event of this node."""
         self.checks += 1
         owners = [one for one in machine.workers if not (one.is_parked or one.fenced or one.dead)]
         if len(owners) > 1:
-            raise self._broken(f"two workers own the node: {', '.join(str(one.incarnation) for one in owners)}")
+            raise self._broken(
+                f"two workers own the node: {', '.join(str(one.incarnation) for one in owners)}"
+            )
         now = machine.world.now
         if machine.is_dark:
             if self.dark_since is None:
@@ -196,7 +206,9 @@ class Oracles:
         assert state is not None
         for command in row.commands.values():
             if not is_finished(command.state):
-                raise self._broken(f"order {command.kind} {command.id} is still {command.state} at the server")
+                raise self._broken(
+                    f"order {command.kind} {command.id} is still {command.state} at the server"
+                )
             told = self.told.get(command.id)
             if told is not None and told != command.state and command.id not in self.excused:
                 raise self._broken(

@@ -90,7 +90,7 @@ class Known:
     """When time alone may change the verdict next."""
 
 
-_NEW: Final = Stored(Lifecycle.ACTIVE, False, Word.PENDING, "New", "", False, True, True)  # noqa: FBT003
+_NEW: Final = Stored(Lifecycle.ACTIVE, False, Word.PENDING, "New", "", False, True, True)
 
 
 class Server:

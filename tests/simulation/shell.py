@@ -19,6 +19,7 @@ from nanny.control_requests import ControlRequests
 from nanny.core import actions as a
 from nanny.core import events as e
 from nanny.core import invariants, policy
+from nanny.core.records import to_json
 from nanny.facts import FactsRead
 from nanny.handover import Handover
 from nanny.supervisor import Supervisor
@@ -181,6 +182,7 @@ class NannyLife:
             self.machine.survive_effect()
             self.machine.oracles.effect(self.machine, action)
             run(action)
+            self.machine.survive_effect()
 
         return carry_out
 
@@ -228,7 +230,7 @@ class NannyLife:
 
 
 def _plain(record: Record, at: float) -> dict[str, Any]:
-    return {**supervisor.to_json(record), "at": round(at, 3)}
+    return {**to_json(record), "at": round(at, 3)}
 
 
 @contextmanager

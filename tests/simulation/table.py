@@ -54,7 +54,7 @@ def rows(told: Told) -> list[tuple[str, str]]:
         ("orders ended", ", ".join(f"{count:,} {name}" for name, count in sorted(told.commands.items()))),
         ("longest dark time", f"{span(told.longest_dark_s)} (under faults)"),
         ("serving while wanted up", f"{light:.2f} % of the nodes' time"),
-        ("violations", told.violation and f"{told.broken_by}: {told.violation}" or "none"),
+        ("violations", (told.violation and f"{told.broken_by}: {told.violation}") or "none"),
     ]
 
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanny import adoption, recovery
-from nanny.core import child, commands, recovery_ladder, startup, worker_life
+from nanny.core import child, commands, recovery_ladder, startup
 from nanny.core.command_ledger import Ledger
-from nanny.protocol.keepalive import KeepAlive
 from nanny.protocol.session_outbox import Outbox
 from nanny.supervisor import Supervisor
 from tests.simulation import server
 from tests.simulation.draw import drawn
+from tests.simulation.faults import KINDS
 from tests.simulation.fleet import Fleet
+from tests.simulation.shrink import rule_of, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 SEEDS = range(1, 13)
 NODES, DAYS = 4, 2.0
+
+
+def only(**rates: float) -> dict[str, float]:
+    """No faults but these."""
+    return {**dict.fromkeys(KINDS, 0.0), **rates}
 
 
 def hunt(rates: dict[str, float] | None = None) -> Told | None:
@@ -95,14 +101,10 @@ def the_kill_waits_for_an_hour(patch: pytest.MonkeyPatch) -> None:
 def a_start_may_take_a_day(patch: pytest.MonkeyPatch) -> None:
     born = child.born
     patch.setattr(
-        worker_life.child,
+        child,
         "born",
         lambda one, pid, now, timing: born(one, pid, now, replace(timing, start_timeout_s=86400.0)),
     )
-
-
-def a_dead_connection_is_never_given_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(KeepAlive, "_dead_at", property(lambda self: None))
 
 
 def what_was_not_acknowledged_is_not_sent_again(patch: pytest.MonkeyPatch) -> None:
@@ -117,19 +119,47 @@ def the_server_calls_expired_what_it_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(server, "may_expire_unsent", lambda _state, remaining_s: remaining_s <= 0.0)
 
 
-CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
-    (effects_do_not_wait_for_the_disk, ""),
-    (a_new_nanny_does_not_look_for_living_workers, "two workers own the node"),
-    (lives_without_a_journal_are_forgotten, "incarnations do not grow"),
-    (orders_in_run_are_not_looked_at, "order"),
-    (orders_found_open_stay_open, "order"),
-    (an_order_sent_twice_is_taken_twice, ""),
-    (the_ledger_does_not_survive_the_nanny, "order"),
-    (numbers_left_of_a_block_are_used, ""),
-    (the_kill_waits_for_an_hour, "dark beyond its bound"),
-    (a_start_may_take_a_day, "dark beyond its bound"),
-    (a_dead_connection_is_never_given_up, "the server says"),
-    (what_was_not_acknowledged_is_not_sent_again, "order"),
-    (a_lost_message_is_never_missed, "order"),
-    (the_server_calls_expired_what_it_sent, "order"),
+CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, float]]] = [
+    (
+        effects_do_not_wait_for_the_disk,
+        "its end was told before the disk had it",
+        only(order=60.0, **{"power-lost": 60.0}),
+    ),
+    (a_new_nanny_does_not_look_for_living_workers, "two workers own the node", {}),
+    (lives_without_a_journal_are_forgotten, "incarnations do not grow", {}),
+    (orders_in_run_are_not_looked_at, "is still", {}),
+    (orders_found_open_stay_open, "nothing will ever end the pending", {}),
+    (an_order_sent_twice_is_taken_twice, "a command is in the ledger twice", {}),
+    (the_ledger_does_not_survive_the_nanny, "is still", {}),
+    (numbers_left_of_a_block_are_used, "incarnations do not grow", {}),
+    (the_kill_waits_for_an_hour, "dark beyond its bound", {}),
+    (a_start_may_take_a_day, "dark beyond its bound", {}),
+    (what_was_not_acknowledged_is_not_sent_again, "is still", only(order=10.0, **{"frames-lost": 10.0})),
+    (a_lost_message_is_never_missed, "is still", only(order=10.0, **{"frames-lost": 10.0})),
+    (the_server_calls_expired_what_it_sent, "two outcomes at the server", only(order=20.0, partition=10.0)),
 ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plant", "rule", "rates"), CASES, ids=[plant.__name__ for plant, _, _ in CASES])
+def test_a_planted_bug_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    rule: str,
+    rates: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+    told = hunt(rates)
+    assert told is not None
+    assert rule in told.violation
+
+
+@pytest.mark.slow
+def test_a_failure_shrinks_to_the_faults_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_new_nanny_does_not_look_for_living_workers(monkeypatch)
+    faults = drawn(1, NODES, DAYS)
+    told = Fleet(range(NODES)).run(faults, DAYS)
+    fewest = shrunk(faults, told)
+    assert len(fewest) == 1
+    again = Fleet(sorted({fault.node for fault in fewest})).run(fewest)
+    assert rule_of(again.violation) == rule_of(told.violation)
