@@ -62,7 +62,8 @@ class ControlRequests:
 
     def _command(self, request: dict[str, Any], client: Client) -> None:
         command = _command_of(request, client)
-        if len(self._waiting) >= _WAITING_LIMIT:
+        # One order may be given again and again while its answer waits for the disk: askers count, not orders.
+        if sum(map(len, self._waiting.values())) >= _WAITING_LIMIT:
             raise NotNow("too many commands are being taken; try again in a second")
         self._waiting.setdefault(command.id, []).append((client, request.get("id")))
         self._supervisor.tell(e.CommandReceived(command))
