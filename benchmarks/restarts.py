@@ -1,7 +1,7 @@
 """From the worker's SIGKILL until its successor answers, and until the server has the node READY again.
 
 At random uptimes, from cold and with a standby worker. The pollers ask on fresh connections with a pause of a
-millisecond or a few, which is the resolution; the nanny answers 503 meanwhile, which costs it as much as any prober would.
+millisecond or a few, which is the resolution; the nanny answers 503 meanwhile, as it would answer any prober.
 """
 
 from __future__ import annotations

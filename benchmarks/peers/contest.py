@@ -1,7 +1,8 @@
 """All supervisors under the same blows: SIGKILL at random uptimes, SIGSTOP, and left alone.
 
 The workers announce themselves when they serve; then one question proves it. So nothing is polled, and nothing
-is phase-locked to a supervisor's own timer. Uptimes are over a second, below which several throttle by design. All run side by side, each in its own thread: they sleep most of the time. No peer is changed from its default delays.
+is phase-locked to a supervisor's own timer. Uptimes are over a second, below which several throttle by design. All
+run side by side, each in its own thread: they sleep most of the time. No peer is changed from its default delays.
 """
 
 from __future__ import annotations
