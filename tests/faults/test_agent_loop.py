@@ -22,7 +22,7 @@ from tests.support.vitals_subject import Answer, http_get
 if TYPE_CHECKING:
     from tests.faults.fault_node import FaultNode
 
-
+pytestmark = pytest.mark.slow
 STALLED_AFTER_S = 2.5
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tests.faults.fault_node import FaultNode
 
+pytestmark = pytest.mark.slow
 HANG = Expectation(
     detect_within_s=LOST_AFTER_S, recover_within_s=LOST_AFTER_S + 2.0, cause=("lost",), evidence=True
 )

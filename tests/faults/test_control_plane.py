@@ -20,6 +20,8 @@ from tests.support.processes import wait_until
 if TYPE_CHECKING:
     from tests.faults.fault_node import FaultNode
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("mode", MODES)
 @fault("37", "the server refuses, lies or is silent", by="link and worker: they dial again; no restart")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.faults.fault_node import FaultNode
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 UNTOUCHED = Expectation(restarts=0)
 
 

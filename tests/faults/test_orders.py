@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nanny.protocol.incarnation import Incarnation
     from tests.faults.fault_node import FaultNode
 
+pytestmark = pytest.mark.slow
 EX_TEMPFAIL = 75
 ONE_RESTART = Expectation(restarts=1, recover_within_s=3.0, cause=("restart-ordered",))
 BURST = 1000
