@@ -162,6 +162,15 @@ def _call(
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
+def remove_left_over(*prefixes: str) -> None:
+    """Remove the boxes of test runs that were killed: named with one of the prefixes and the pid of a run."""
+    for line in _call("list").out.splitlines():
+        name = line.split()[0]
+        prefix, _, pid = name.rpartition("-")
+        if prefix in prefixes and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            _call("rm", name, check=False)
+
+
 def one_shot(command: str, *settings: str) -> str:
     """Run a shell script in a box that exists only for it; its output.
 

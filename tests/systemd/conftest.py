@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The installed program, to be bound into boxes."""
+    box.remove_left_over("nn", "nd")
     return installation.install(tmp_path_factory.mktemp("installation"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.systemd.node import QUICK, Node
 
-CRIER = {"command": ["/usr/bin/python3", "/src/inside/crier.py"], "heartbeat": "ready"}
+CRIER = {"command": ["/usr/bin/python3", "/src/inside/crier.py"], "heartbeat": "ready", "stop_grace_s": 1.0}
 
 
 def entries(node: Node, unit: str, *options: str) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def test_an_order_of_the_server_arrives_through_link_and_ends_with_its_outcome(n
 
 def test_a_link_that_dies_or_hangs_is_replaced_and_the_worker_does_not_notice(node: Node) -> None:
     worker = node.status()["worker"]["pid"]
-    with node.drop_in("WatchdogSec=3s", unit="nodenanny-link"):
+    with node.drop_in("WatchdogSec=6s", unit="nodenanny-link"):
         node.box.run("systemctl", "restart", "nodenanny-link")
         for signal in ("KILL", "STOP"):
             before = node.wait_until_ready()["units"]["nodenanny-link"]

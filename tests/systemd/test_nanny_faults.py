@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.systemd.node import Node, assert_always_answered
+from tests.systemd.node import QUICK, Node, assert_always_answered, says_what_the_nanny_says
 
 
 def other_nanny(before: dict[str, Any]) -> Any:
@@ -39,11 +39,10 @@ def test_a_killed_nanny_comes_back_and_takes_its_worker_over(node: Node) -> None
 
     assert_adopted(before, after)
     assert_always_answered(answers)
-    assert [one["status"] for one in answers if one["status"] != 200] == []
+    own = [one for one in answers if one["status"] == 200]
+    assert len(own) > len(answers) / 2, "answered by the worker, not for it"
     assert after["units"]["nodenanny"]["NFileDescriptorStore"] == "1"
-    assert (
-        after["units"]["nodenanny"]["StatusText"] == f"running, incarnation {after['nanny']['incarnation']}"
-    )
+    node.wait_for(says_what_the_nanny_says, "the nanny's words in systemctl status")
     # Not merely alive: the next worker gets the same listening socket.
     node.nannyctl("restart", "--reason", "after adoption")
     assert (
@@ -53,7 +52,7 @@ def test_a_killed_nanny_comes_back_and_takes_its_worker_over(node: Node) -> None
 
 
 def test_a_stopped_nanny_misses_systemds_watchdog_and_its_successor_takes_over(node: Node) -> None:
-    with node.drop_in("WatchdogSec=3s"):
+    with node.drop_in("WatchdogSec=5s"):
         node.box.run("systemctl", "restart", "nodenanny")
         before = node.wait_until_ready()
         with node.probed() as answers:
@@ -114,7 +113,7 @@ def test_without_a_worker_the_socket_comes_back_from_systemds_store(node: Node) 
 
     assert after["nanny"]["healthz"] == before["nanny"]["healthz"]
     assert after["nanny"]["conditions"] == []
-    assert_always_answered(answers)
+    assert_always_answered(answers, cut_short=1)
 
 
 def test_an_adopted_worker_can_still_use_its_temporary_directory(node: Node) -> None:
@@ -128,6 +127,27 @@ def test_an_adopted_worker_can_still_use_its_temporary_directory(node: Node) -> 
 
     # Of the worker alone, too.
     assert node.box.ask("test", "-e", "/tmp/of-the-worker").status == 1
+
+
+def test_a_worker_of_another_user_is_supervised_and_taken_over_with_the_capabilities_of_the_unit(
+    node: Node,
+) -> None:
+    node.box.sh("id worker || useradd --system --no-create-home --groups nodenanny worker")
+    agent = {key: value for key, value in QUICK["agent"].items() if not key.startswith("fault")}
+    node.configure(QUICK | {"nanny": QUICK["nanny"] | {"worker_user": "worker"}, "agent": agent})
+    with node.drop_in("FileDescriptorStoreMax=0"):
+        node.box.run("systemctl", "restart", "nodenanny")
+        before = node.wait_until_ready()
+        pid = before["nanny"]["worker"]["pid"]
+        assert node.box.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "worker"
+
+        node.signal("KILL", before["units"]["nodenanny"]["MainPID"])
+
+        after = node.wait_for(other_nanny(before), "another nanny")
+        assert_adopted(before, after)
+        node.signal("STOP", pid)
+        node.wait_until_ready(after=before["nanny"]["incarnation"])
+        assert not node.is_alive(pid)
 
 
 def test_an_adopted_worker_that_hangs_is_replaced_like_any_other(node: Node) -> None:

@@ -106,7 +106,7 @@ def test_systemctl_reload_of_wrong_settings_fails_and_says_why(node: Node) -> No
 
 
 def test_reexec_upgrades_in_place_and_systemd_goes_on_watching(node: Node) -> None:
-    with node.drop_in("WatchdogSec=3s"):
+    with node.drop_in("WatchdogSec=5s"):
         node.box.run("systemctl", "restart", "nodenanny")
         before = node.wait_until_ready()
         with node.probed() as answers:
@@ -116,7 +116,9 @@ def test_reexec_upgrades_in_place_and_systemd_goes_on_watching(node: Node) -> No
             )
             assert reexecuted["nanny"]["worker"]["pid"] == before["nanny"]["worker"]["pid"]
             # Petted by the new image: it lives for more than two of systemd's limits.
-            node.box.wait_until(lambda: node.status()["nanny"]["age_s"] > 8, "eight seconds of the new image")
+            node.box.wait_until(
+                lambda: node.status()["nanny"]["age_s"] > 12, "twelve seconds of the new image"
+            )
 
         after = node.wait_until_ready()
         for key in ("MainPID", "NRestarts", "NFileDescriptorStore"):

@@ -33,7 +33,7 @@ def test_the_next_worker_is_ready_and_systemd_saw_no_failure(node: Node, fault: 
     assert order_of(after["nanny"]) > order_of(before["nanny"])
     assert not node.is_alive(before["nanny"]["worker"]["pid"])
     if fault != "GIL held":  # a connection that the hung process accepted is its own
-        assert_always_answered(answers)
+        assert_always_answered(answers, cut_short=1)
     assert REASONS[fault] in str(node.nannyctl("explain")), fault
 
 
