@@ -15,12 +15,11 @@ from nanny.core.config import ChildTiming, PolicyConfig
 from tests.simulation import bounds
 from tests.simulation.clockwork import Clockwork
 from tests.simulation.injection import MEMORY_LIMIT_BYTES, inflict
-from tests.simulation.link import DIAL_CEILING_S, DIAL_TIMEOUT_S
 from tests.simulation.machine import Machine
 from tests.simulation.oracles import Violation
 from tests.simulation.server import Server
 from tests.simulation.shell import simulated_surroundings
-from tests.simulation.wire import KEEPALIVE_S
+from tests.simulation.wire import DIAL_CEILING_S, DIAL_TIMEOUT_S, KEEPALIVE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -132,7 +131,7 @@ class Fleet:
                     machine.beats.unfold()
                     machine.oracles.look(machine)
                     machine.oracles.must_rest(machine)
-                    machine.oracles.must_serve(machine, quiet_from, 99)
+                    machine.oracles.must_serve(machine, 99)
             except Violation as violation:
                 self.told.violation, self.told.broken_by = violation.rule, violation.node
         self._count(began)

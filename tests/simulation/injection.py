@@ -24,7 +24,7 @@ MEMORY_LIMIT_BYTES: Final = 1 << 30
 
 def inflict(machine: Machine, fault: Fault) -> None:
     """Let the fault happen now."""
-    machine.server.troubled(machine, fault.ends_at)
+    machine.server.patience.troubled(machine, fault.ends_at)
     if fault.kind in _OF_THE_WORKER:
         machine.after(0.0, _worker, machine, fault)
     elif fault.kind in _OF_THE_MACHINE:
@@ -39,13 +39,13 @@ def _worker(machine: Machine, fault: Fault) -> None:
     if owner is not None:
         machine.disturb()
         _OF_THE_WORKER[fault.kind](owner, machine.mono, fault.given)
-        machine.server.troubled(machine, machine.world.now + fault.given.get("for_s", 0.0))
+        machine.server.patience.troubled(machine, machine.world.now + fault.given.get("for_s", 0.0))
 
 
 def _machine(machine: Machine, fault: Fault) -> None:
     machine.disturb()
     # It may come later than it was meant to: the machine was away.
-    machine.server.troubled(machine, machine.world.now + fault.ends_at - fault.at)
+    machine.server.patience.troubled(machine, machine.world.now + fault.ends_at - fault.at)
     _OF_THE_MACHINE[fault.kind](machine, fault.given)
 
 
@@ -261,7 +261,7 @@ def _probe_blocked(machine: Machine, given: dict[str, Any]) -> None:
 def _server_restarts(machine: Machine, given: dict[str, Any]) -> None:
     server = machine.server
     for one in server.machines.values():
-        server.troubled(one, one.world.now + given["down_s"])
+        server.patience.troubled(one, one.world.now + given["down_s"])
     server.restart(given["down_s"])
 
 

@@ -37,16 +37,14 @@ from nanny.protocol.session_events import (
     SessionRefused,
 )
 from nanny.protocol.session_states import State
-from tests.simulation.wire import LATENCY_S, REPORT_S, Connection
+from tests.simulation.wire import DIAL_CEILING_S, DIAL_TIMEOUT_S, LATENCY_S, REPORT_S, Connection
 
 if TYPE_CHECKING:
     from nanny.protocol.messages import ApplicationMessage, LinkMessage
     from nanny.protocol.session_events import SessionEvent
     from tests.simulation.machine import Machine
 
-DIAL_TIMEOUT_S: Final = 10.0
 DIAL_BASE_S: Final = 1.0
-DIAL_CEILING_S: Final = 60.0
 _BACKOFF: Final = Backoff(DIAL_BASE_S, DIAL_CEILING_S)
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_CEILING_S: Final = 5.0

@@ -19,7 +19,6 @@ from nanny.main import LATE_AFTER_S
 from tests.simulation.beats import Beats
 from tests.simulation.disk import JOURNAL_TIMEOUT_S, Disk
 from tests.simulation.link import LinkProgram
-from tests.simulation.local_operator import Operator
 from tests.simulation.oracles import Oracles
 from tests.simulation.shell import PIDS_A_MACHINE, Killed, NannyLife
 from tests.simulation.worker import Worker
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from nanny.core.state import NannyState
     from nanny.protocol.incarnation import Incarnation
     from tests.simulation.clockwork import Clockwork
+    from tests.simulation.local_operator import Operator
     from tests.simulation.server import Server
 
 _EPSILON_S: Final = 1e-9
@@ -350,7 +350,7 @@ class Machine:
         life = NannyLife(self)
         self.nanny_life = life
         self.oracles.nanny_starts(self)
-        self.server.troubled(self, self.world.now)
+        self.server.patience.troubled(self, self.world.now)
         self._within(life, life.begin)
 
     def adopt(self, incarnation: Incarnation, *, fenced: bool) -> None:
@@ -493,7 +493,7 @@ class Machine:
         self._frozen_mono = self.mono
         self._frozen_until = self.world.now + for_s
         self._mono0 += for_s
-        self.server.postponed(self, for_s)
+        self.server.patience.postponed(self, for_s)
         self.at_mono(self._frozen_mono, self.tell_nanny, e.NodeResumed(for_s))
 
     def starve(self, for_s: float) -> None:

@@ -175,8 +175,8 @@ class Oracles:
             self.dark_total_s += lasted_s
             self.dark_since = None
 
-    def must_serve(self, machine: Machine, benign_at: float, failures: int) -> None:
-        """The bound is over, and nothing has gone wrong since `benign_at`."""
+    def must_serve(self, machine: Machine, failures: int) -> None:
+        """The bound is over, and nothing has gone wrong meanwhile."""
         self.checks += 1
         if not machine.is_wanted_up or machine.is_serving:
             return

@@ -36,7 +36,8 @@ from server_stub.core.connectivity import Settings, evaluate, next_change_at
 from server_stub.core.node_facts import Lifecycle, ProbeClass, ProbeFact, Stored, Word
 from server_stub.core.probe_schedule import next_probe_at
 from tests.simulation import bounds
-from tests.simulation.wire import KEEPALIVE_S, Connection, Network
+from tests.simulation.patience import Patience
+from tests.simulation.wire import Connection, Network
 
 if TYPE_CHECKING:
     from nanny.protocol.incarnation import Incarnation
@@ -110,8 +111,7 @@ class Server:
         self.machines: dict[str, Machine] = {}
         self._known: dict[str, Known] = {}
         self._networks: dict[str, Network] = {}
-        self._benign_at: dict[str, float] = {}
-        self._is_watched: set[str] = set()
+        self.patience = Patience(self)
         self._started_at = 0.0
 
     def meet(self, machine: Machine) -> None:
@@ -119,7 +119,6 @@ class Server:
         self.machines[machine.name] = machine
         self.rows[machine.name] = Row(_NEW)
         self._networks[machine.name] = Network()
-        self._benign_at[machine.name] = 0.0
 
     def network_of(self, machine: Machine) -> Network:
         """The way to this node."""
@@ -151,8 +150,8 @@ class Server:
             owner = machine.owner
             if owner is not None and owner.is_ready:
                 self.worker_is_ready(machine, owner)
-            self._probe_soon(machine)
-            self._judge(machine)
+            self.probe_soon(machine)
+            self.judge(machine)
 
     # Commands
 
@@ -306,7 +305,7 @@ class Server:
         if known is not None and known.connection is connection:
             known.connection = None
             known.arrivals.closed(Role.LINK, self.world.now)
-            self._judge(machine)
+            self.judge(machine)
 
     def _act(self, connection: Connection, happened: tuple[SessionEvent, ...]) -> None:
         machine = connection.machine
@@ -317,7 +316,7 @@ class Server:
                     self._of(machine).arrivals.opened(Role.LINK, self.world.now)
                     connection.flush_server()
                     self._deliver(machine)
-                    self._judge(machine)
+                    self.judge(machine)
                 case MessageReceived(message=message):
                     self._take(machine, message)
                 case PeerClosed() | SessionFailed():
@@ -333,8 +332,8 @@ class Server:
         match message:
             case NannyReport():
                 known.arrivals.nanny_reported(message, self.world.now)
-                self._probe_soon(machine)
-                self._judge(machine)
+                self.probe_soon(machine)
+                self.judge(machine)
             case CommandAccepted(command_id=command_id):
                 self._move(machine, command_id, CommandState.ACCEPTED)
             case CommandOutcome(command_id=command_id, outcome=outcome):
@@ -363,19 +362,20 @@ class Server:
             worker.incarnation, now, is_reborn=arrivals.registered_incarnation != worker.incarnation
         )
         row.stored = replace(row.stored, is_registered=True)
-        self._probe_soon(machine)
-        self._judge(machine)
+        self.probe_soon(machine)
+        self.judge(machine)
 
     def worker_vanished(self, machine: Machine, incarnation: Incarnation | None = None) -> None:
         """The connection of this life, or of whichever there is, is gone; an earlier one's counts no more."""
         if self.is_up and incarnation in {None, self._of(machine).arrivals.registered_incarnation}:
             self._of(machine).arrivals.closed(Role.WORKER, self.world.now)
-            self._probe_soon(machine)
-            self._judge(machine)
+            self.probe_soon(machine)
+            self.judge(machine)
 
     # Probes
 
-    def _probe_soon(self, machine: Machine) -> None:
+    def probe_soon(self, machine: Machine) -> None:
+        """At the node's next place, unless that is arranged already."""
         known = self._of(machine)
         if self.is_up and not known.is_probing:
             known.is_probing = True
@@ -390,8 +390,8 @@ class Server:
         known.arrivals.probed(fact)
         if before is not None and _essence(before) == _essence(fact):
             return
-        self._judge(machine)
-        self._probe_soon(machine)
+        self.judge(machine)
+        self.probe_soon(machine)
 
     def _probed(self, machine: Machine) -> ProbeFact:
         """What one check of /healthz comes to; the words are the agent's own."""
@@ -417,7 +417,8 @@ class Server:
         is_open = now >= max(network.parted_until, network.probe_blocked_until)
         return is_open and machine.is_serving and machine.nanny_life is not None and not machine.is_stopped
 
-    def _judge(self, machine: Machine) -> None:
+    def judge(self, machine: Machine) -> None:
+        """Give the verdict, and store it if it differs."""
         if not self.is_up:
             return
         known, row, now = self._of(machine), self.rows[machine.name], self.world.now
@@ -444,7 +445,7 @@ class Server:
     def _judge_again(self, machine: Machine, known: Known, at: float) -> None:
         if self._known.get(machine.name) is known and known.judged_at == at:
             known.judged_at = None
-            self._judge(machine)
+            self.judge(machine)
 
     def _bring_up_to_date(self, machine: Machine, known: Known) -> None:
         """Put in the signs of life that were folded."""
@@ -458,50 +459,6 @@ class Server:
             last_at = next_probe_at(machine.name, bounds.PROBE_INTERVAL_S, now) - bounds.PROBE_INTERVAL_S
             if last_at > probe.at:
                 arrivals.probe = replace(probe, at=last_at)
-
-    # The bounds
-
-    def troubled(self, machine: Machine, until: float) -> None:
-        """Something is wrong with this node's world until then."""
-        self._benign_at[machine.name] = max(self._benign_at[machine.name], until)
-        self._probe_soon(machine)
-        self.world.at(until, self._probe_soon, machine)
-        if machine.name not in self._is_watched:
-            self._is_watched.add(machine.name)
-            self.world.at(self._benign_at[machine.name], self._grows_calm, machine)
-
-    def postponed(self, machine: Machine, by_s: float) -> None:
-        """The machine's clock stood still: what is wrong with it lasts so much longer."""
-        self.troubled(machine, max(self._benign_at[machine.name], self.world.now) + by_s)
-
-    def _grows_calm(self, machine: Machine) -> None:
-        benign_at, now = self._benign_at[machine.name], self.world.now
-        if benign_at > now or machine.nanny_life is None:
-            self.world.at(max(benign_at, now + 1.0), self._grows_calm, machine)
-            return
-        state = machine.state
-        failures = 0 if state is None else state.worker.failures
-        bound_s = bounds.dark_s(machine.config, failures)
-        self.world.at(now + bound_s, self._must_serve, machine, now, failures)
-
-    def _must_serve(self, machine: Machine, calm_at: float, failures: int) -> None:
-        if self._benign_at[machine.name] > calm_at:
-            self.world.at(self._benign_at[machine.name], self._grows_calm, machine)
-            return
-        machine.oracles.must_serve(machine, calm_at, failures)
-        from tests.simulation.link import DIAL_CEILING_S, DIAL_TIMEOUT_S
-
-        told_s = bounds.told_s(machine.config, KEEPALIVE_S, DIAL_CEILING_S, DIAL_TIMEOUT_S)
-        self.world.after(told_s, self._must_be_told, machine, calm_at)
-
-    def _must_be_told(self, machine: Machine, calm_at: float) -> None:
-        if self._benign_at[machine.name] > calm_at:
-            self.world.at(self._benign_at[machine.name], self._grows_calm, machine)
-            return
-        self._is_watched.discard(machine.name)
-        self._judge(machine)
-        machine.oracles.must_rest(machine)
-        machine.oracles.must_be_told(machine, self.rows[machine.name])
 
 
 def _essence(probe: ProbeFact) -> tuple[Any, ...]:

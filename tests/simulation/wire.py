@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LATENCY_S: Final = 0.002
 KEEPALIVE_S: Final = 10.0
 REPORT_S: Final = 10.0
+DIAL_TIMEOUT_S: Final = 10.0
+DIAL_CEILING_S: Final = 60.0
 
 
 @dataclass(slots=True)
