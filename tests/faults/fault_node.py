@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WATCHDOG_S = 3.0
 LOST_AFTER_S = 1.5
+STARVATION_LIMIT_S = 3.0
+"""For the cases whose worker spins; the nanny's own limit is a minute."""
 SETTINGS: dict[str, object] = {
     "heartbeat_interval_s": 0.2,
     "heartbeat_timeout_s": LOST_AFTER_S,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults import fault_makers as make
-from tests.faults.fault_node import LOST_AFTER_S
+from tests.faults.fault_node import LOST_AFTER_S, STARVATION_LIMIT_S
 from tests.faults.oracles import Expectation, judged
 from tests.faults.registry import fault
 from tests.support.processes import wait_until
@@ -29,7 +29,14 @@ STALLED_AFTER_S = 2.5
 def begin(node: FaultNode) -> None:
     """The agent says stalled well before the nanny acts on it, so that a probe can see both."""
     command, environment = make.own_agent(node, stall_warn_s="0.3", stall_timeout_s="0.7")
-    node.begin(command, "--port=0", "--fallback-after-s=0.3", environment, stall_timeout_s=STALLED_AFTER_S)
+    node.begin(
+        command,
+        "--port=0",
+        "--fallback-after-s=0.3",
+        environment,
+        stall_timeout_s=STALLED_AFTER_S,
+        starvation_limit_s=STARVATION_LIMIT_S,
+    )
 
 
 def probe(node: FaultNode) -> Answer:

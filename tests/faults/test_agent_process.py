@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import fault_makers as make
-from tests.faults.fault_node import LOST_AFTER_S
+from tests.faults.fault_node import LOST_AFTER_S, STARVATION_LIMIT_S
 from tests.faults.journal_story import read_story
 from tests.faults.oracles import Expectation, judged
 from tests.faults.own_cgroups import own_cgroup, why_no_controller
@@ -103,7 +103,8 @@ def test_a_stopped_worker_is_replaced(node: FaultNode) -> None:
 
 @fault("8", "busy loop in the beating thread", by="nanny: beats lost")
 def test_a_spinning_worker_is_replaced(node: FaultNode) -> None:
-    node.begin(make.spins_without_beats(node))
+    # On a busy machine one that spins waits for its turn like one that starves: given more time, but not for ever.
+    node.begin(make.spins_without_beats(node), starvation_limit_s=STARVATION_LIMIT_S)
     with judged(node, expects=HANG) as case:
         make.cue(node)
         case.begins()
