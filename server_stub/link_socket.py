@@ -25,6 +25,8 @@ SEND_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
 FRAMES_PER_SECOND: Final = 200
 """Above this the reader rests, and TCP tells the peer."""
+BYTES_PER_SECOND: Final = 512 * 1024
+"""Likewise: what it costs to check a frame grows with its size, up to some 80 ms for the worst of them."""
 
 
 class LinkSocket:
@@ -52,6 +54,7 @@ class LinkSocket:
         self._writer: asyncio.Task[None] | None = None
         self._second_began_at = clock.monotonic()
         self._frames = 0
+        self._bytes = 0
 
     @property
     def session_id(self) -> str:
@@ -130,6 +133,7 @@ class LinkSocket:
             match message.type:
                 case WSMsgType.BINARY:
                     frame: bytes = message.data
+                    self._bytes += len(frame)
                     return frame
                 case WSMsgType.PING:
                     return await self._answer_ping(message.data)
@@ -158,13 +162,13 @@ class LinkSocket:
         self._woken.set()
 
     async def _rest(self) -> None:
-        """Let FRAMES_PER_SECOND through, and rest for what is left of the second."""
+        """Let FRAMES_PER_SECOND and BYTES_PER_SECOND through, and rest for what is left of the second."""
         self._frames += 1
         elapsed_s = self._clock.monotonic() - self._second_began_at
         if elapsed_s >= 1.0:
             self._second_began_at += elapsed_s
-            self._frames = 1
-        elif self._frames > FRAMES_PER_SECOND:
+            self._frames, self._bytes = 1, 0
+        elif self._frames > FRAMES_PER_SECOND or self._bytes > BYTES_PER_SECOND:
             await asyncio.sleep(1.0 - elapsed_s)
 
     async def _write(self) -> None:

@@ -345,6 +345,25 @@ async def test_a_message_that_is_not_the_peers_to_send_ends_the_connection(peers
     assert (await worker.expect(PeerClosed)).code == "protocol-violation"
 
 
+async def test_large_reports_are_taken_at_a_bounded_rate(
+    server: RunningServer, client: Client, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_socket, "BYTES_PER_SECOND", 20_000)
+    worker = peers(Role.WORKER, "large")
+    await worker.connect()
+    began_at = asyncio.get_running_loop().time()
+
+    for seq in range(1, 7):
+        await worker.send(worker_report(seq, telemetry={"text": "x" * 4000, "more": ["y" * 4000] * 3}))
+    await client.get("/livez")
+    async with asyncio.timeout(60):
+        while server.metrics.value("messages_received_total", type="worker-report") < 6:  # noqa: ASYNC110  (a counter)
+            await asyncio.sleep(0.01)
+
+    # Two of them make a second's worth; what they wait for is the clock, so this never comes too early.
+    assert asyncio.get_running_loop().time() - began_at > 1.0
+
+
 async def test_a_flood_of_reports_is_slowed_down_and_the_api_still_answers(
     server: RunningServer, client: Client, peers: Peers
 ) -> None:
