@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,11 +45,32 @@ def measure(effort: Effort) -> Iterator[Figure]:
     """Several nodes at once: each does nothing most of the time."""
     wanted = effort.count(120, 16)
     effort.tell("idle")
-    yield measured("missed beat -> verdict, idle", "ms late", _latenesses(wanted), 1e3, limits=(p99(10),))
+    yield from _figures("missed beat -> verdict, idle", wanted)
     effort.tell("every core busy")
     with every_core_busy():
+        yield from _figures("missed beat -> verdict, every core busy", wanted)
+
+
+def _figures(line: str, wanted: int) -> Iterator[Figure]:
+    """Ours, and what the machine takes to wake anybody: no supervisor can be earlier than its timer."""
+    is_over = threading.Event()
+    floor: list[float] = []
+    timer = threading.Thread(target=_time_timers, args=(is_over, floor))
+    timer.start()
+    try:
         late = _latenesses(wanted)
-    yield measured("missed beat -> verdict, every core busy", "ms late", late, 1e3, limits=(p99(10),))
+    finally:
+        is_over.set()
+        timer.join()
+    yield measured(line, "ms late", late, 1e3, limits=(p99(10),))
+    yield measured(line, "ms late", floor, 1e3, whose="a bare timer, the floor")
+
+
+def _time_timers(is_over: threading.Event, late: list[float]) -> None:
+    while not is_over.is_set():
+        due_at = time.monotonic() + 0.05
+        time.sleep(0.05)
+        late.append(time.monotonic() - due_at)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tests.support.foreign_programs import (
     QUICK,
     SDNOTIFY,
     SHELL,
+    START_TIMEOUT_S,
     ForeignProgram,
     are_gone,
     children,
@@ -126,6 +127,18 @@ def test_a_new_nanny_adopts_it_and_hears_its_beats(leaves_nothing_behind: None) 
         while time.monotonic() < heard_from + 1.5 * QUICK["heartbeat_timeout_s"]:
             status = wait_for_beats(node)
         assert (status["worker"]["pid"], status["phase"]) == (pid, "running")
+
+
+@pytest.mark.skipif(bool(NO_SYSTEMD_NOTIFY), reason="no systemd-notify: apt-get install systemd")
+def test_long_work_that_systemd_notify_announced_is_no_silence(leaves_nothing_behind: None) -> None:
+    announce = "systemd-notify --ready; systemd-notify WATCHDOG=1 EXTEND_TIMEOUT_USEC=60000000; touch told; sleep 600"
+    settings = {**QUICK, "notify_access": "all", "heartbeat_timeout_s": 1.0}
+    with running_nanny(command=("sh", "-c", announce), **settings) as node:
+        wait_until(Path(node.root, "told").exists, START_TIMEOUT_S, "the announcement")
+        status = node.status()
+        time.sleep(2.5 * settings["heartbeat_timeout_s"])
+        after = node.status()
+        assert (after["phase"], after["incarnation"]) == ("running", status["incarnation"])
 
 
 @pytest.mark.root
