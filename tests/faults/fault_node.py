@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.faults.oracles import Verdict
 
-WATCHDOG_S = 3.0
+WATCHDOG_S = 4.0
 LOST_AFTER_S = 1.5
 STARVATION_LIMIT_S = 3.0
 """For the cases whose worker spins; the nanny's own limit is a minute."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TELL_EVERY_S = 5.0
 SAMPLE_EVERY_S = 0.5
 NODES = 3
+WATCHDOG_S = 10.0
+"""These nannies are stopped for moments and execute themselves anew, on a machine that is busy with others like them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def run(plan: Plan, progress: TextIO) -> Result:
     numbers = range(plan.nodes) if plan.only_node is None else [plan.only_node]
     stop = threading.Event()
     with ExitStack() as ends:
-        bases = [ends.enter_context(fault_node()) for _ in numbers]
+        bases = [ends.enter_context(fault_node(WATCHDOG_S)) for _ in numbers]
         server = ends.enter_context(Server(bases[0])) if plan.has_server else None
         flags: tuple[str, ...] = () if server is None else link_flags(server.url)
         soaked = [
