@@ -28,9 +28,9 @@ START_TIMEOUT_S = 60.0
 
 QUICK: Mapping[str, Any] = {
     "heartbeat_interval_s": 0.3,
-    "heartbeat_timeout_s": 3.0,
+    "heartbeat_timeout_s": 4.0,
     "stall_warn_s": 0.5,
-    "stall_timeout_s": 1.5,
+    "stall_timeout_s": 2.0,
     "evidence_timeout_s": 1.0,
     "abort_grace_s": 0.5,
     "stop_grace_s": 20.0,
