@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.vitals.thread import Vitals
 
 _ASKING = frozenset({"check-config", "--version", "-h", "--help"})
+_FIRST_SWITCH_S = 0.0001  # who has waited for a worker is answered while this one still gets up
 _IMPORT_LIMIT_S = 60.0  # from a cold disk over a busy network
 
 
@@ -81,6 +82,7 @@ def _run_when_woken(words: list[str]) -> int:
         return 1
     # What a run would import late would be read from a disk that may be dead by then.
     import encodings.idna  # noqa: F401, PLC0415
+    from dataclasses import replace  # noqa: PLC0415
 
     from agent.code_stamp import Comparison, code_stamp  # noqa: PLC0415
     from agent.main import run  # noqa: PLC0415
@@ -95,8 +97,9 @@ def _run_when_woken(words: list[str]) -> int:
         if vitals is None:
             return 1
     else:
-        vitals = start_vitals(claimed)
+        vitals = start_vitals(replace(claimed, switch_interval_s=_FIRST_SWITCH_S))
         _adjust(vitals, config)
+        prepared.loop.call_soon(sys.setswitchinterval, claimed.switch_interval_s)
     return run(config, claimed.incarnation, vitals, prepared)
 
 

@@ -61,7 +61,7 @@ class NannyConfig:
         section="worker",
     )
     standby: str = setting(
-        "off",
+        "auto",
         help="A standby worker that takes over within milliseconds: on for programs that park "
         "(docs/standby.md), auto for node-agent alone.",
         choices=("auto", "on", "off"),

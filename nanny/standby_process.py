@@ -68,7 +68,8 @@ class StandbyProcess:
     Attributes:
         state: of the deciding core.
         promote: gives the process to a life; start_cold: makes a child for it; kill: ends a life's process;
-            sweep_up: ends whoever is in a cgroup, and removes it. To be set before the first event.
+            sweep_up: ends whoever is in a cgroup, and removes it; on_taken: a woken one goes on as the worker. To
+            be set before the first event.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class StandbyProcess:
         self.start_cold: Callable[[Incarnation], None]
         self.kill: Callable[[Incarnation], None]
         self.sweep_up: Callable[[SubCgroup], None]
+        self.on_taken: Callable[[], None]
         self._child: StandbyChild | None = None
         self._woken: tuple[Incarnation, StandbyChild] | None = None
         self._worker_ready_since: float | None = None
@@ -282,6 +284,7 @@ class StandbyProcess:
             if self._woken is not None and self._woken[1] is child:
                 incarnation, self._woken = self._woken[0], None
                 self._tell(events.WakeTaken(incarnation))
+                self.on_taken()
         elif word == standby_words.PARKED:
             self._log.info("standby parked", pid=child.pid, after_s=round(self._loop.now - child.made_at, 3))
             self._tell(events.Parked(child.number))

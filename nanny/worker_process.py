@@ -223,6 +223,7 @@ class WorkerProcess:
         standby.start_cold = self.spawn_cold
         standby.kill = self._kill
         standby.sweep_up = self._left_behind.sweep_up
+        standby.on_taken = lambda: self.on_beat(self._loop.now)  # it has the listener: as good as a beat
 
     def _kill(self, incarnation: Incarnation) -> None:
         life = self.lives.get(incarnation)

@@ -311,19 +311,23 @@ def test_a_program_whose_disk_has_died_lives_on_in_its_standby(tmp_path: Path) -
     alive.mkdir()
     (alive / "worker.py").write_text(NOTIFY_PRELUDE + PARKING_WORKER)
     link.symlink_to(alive)
-    with dead_mount(tmp_path / "dead") as dead:
-        command = [sys.executable, "-I", "-S", str(link / "worker.py")]
-        with parking_node(command=command) as node:
-            standby = wait_until_parked(node)
+    command = [sys.executable, "-I", "-S", str(link / "worker.py")]
+    with parking_node(command=command) as node:
+        standby = wait_until_parked(node)
+        with dead_mount(tmp_path / "dead") as dead:
             link.unlink()
             link.symlink_to(dead)
             assert kill_worker(node)["worker"]["pid"] == standby
-            # The next one meets the dead disk, and the cold start after it, too: the nanny waits for neither.
+            # The next standby meets the dead disk, and so does the cold start: the nanny waits for neither.
+            before = node.status()["incarnation"]
             kill(node.worker_pid)
-            node.wait_for_phase("starting")
-            assert node.status()["nanny"]["late_s"] < 1.0
+            status = node.wait_for(lambda status: status["incarnation"] != before, "the cold start")
+            assert status["phase"] == "starting"
+            assert status["nanny"]["late_s"] < 1.0
             link.unlink()
             link.symlink_to(alive)
+        # The disk is back.
+        node.wait_for_phase("running")
 
 
 @pytest.fixture
