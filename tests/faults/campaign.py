@@ -78,13 +78,17 @@ def all_cases() -> list[Case]:
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         if "@fault(" in path.read_text():
             found += cases_in(importlib.import_module(f"tests.faults.{path.stem}"))
-    return sorted(
-        found, key=lambda case: (not case.fault.number.isdigit(), _as_number(case.fault.number), case.name)
-    )
+    return sorted(found, key=lambda case: (_order(case), case.name))
 
 
-def _as_number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+def _order(case: Case) -> float:
+    """The first of its numbers; pairs come last."""
+    first = _numbers(case)[0]
+    return int(first) if first.isdigit() else float("inf")
+
+
+def _numbers(case: Case) -> list[str]:
+    return case.fault.number.split(", ")
 
 
 def chosen(cases: Iterable[Case], only: Sequence[str] | None) -> list[Case]:
@@ -94,7 +98,7 @@ def chosen(cases: Iterable[Case], only: Sequence[str] | None) -> list[Case]:
     return [
         case
         for case in cases
-        if any(case.fault.number == one or case.name.startswith(one.removeprefix("test_")) for one in only)
+        if any(one in _numbers(case) or case.name.startswith(one.removeprefix("test_")) for one in only)
     ]
 
 
@@ -153,7 +157,7 @@ def table(rows: Sequence[Row]) -> str:
     cells = [
         (
             row.number,
-            row.fault[:58],
+            row.fault[:76],
             row.detected_by[:52],
             _seconds(row.detect_s),
             _seconds(row.recover_s),

@@ -6,7 +6,7 @@ in the list of faults that the campaign covers; pairs have the number "pair". No
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,7 +92,8 @@ def _cases_of(name: str, function: Run) -> Iterator[Case]:
             ]
     for suffix, bound in variants:
         full = f"{short}[{suffix}]" if suffix else short
-        yield Case(full, about, lambda node, bound=bound: function(node, **bound))  # type: ignore[misc]
+        told = replace(about, title=f"{about.title}: {suffix}") if suffix else about
+        yield Case(full, told, lambda node, bound=bound: function(node, **bound))  # type: ignore[misc]
 
 
 def _names(mark: pytest.Mark) -> list[str]:

@@ -49,6 +49,9 @@ def test_names_are_unique_and_each_can_be_asked_for() -> None:
         "a_segfault_is_named_and_followed"
     ]
     assert {one.fault.number for one in campaign.chosen(cases, ["38"])} == {"38"}
+    assert {"17", "18"} <= {
+        number for one in campaign.chosen(cases, ["17"]) for number in one.fault.number.split(", ")
+    }
     assert campaign.chosen(cases, None) == cases
     assert len([one for one in cases if one.fault.number == "pair"]) == 21
 
