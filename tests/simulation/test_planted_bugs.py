@@ -7,6 +7,7 @@ the programs, in time. A run without a plant, of the same seeds, finds nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from nanny.core import child, commands, recovery_ladder, startup
 from nanny.core.command_ledger import Ledger
 from nanny.protocol.session_outbox import Outbox
 from nanny.supervisor import Supervisor
-from tests.simulation import server
+from tests.simulation import case_file, server
 from tests.simulation.draw import drawn
 from tests.simulation.faults import KINDS
 from tests.simulation.fleet import Fleet
@@ -152,6 +153,25 @@ def test_a_planted_bug_is_found(
     told = hunt(rates)
     assert told is not None
     assert rule in told.violation
+
+
+@pytest.mark.parametrize(
+    ("plant", "case", "rule"),
+    [
+        (
+            lives_without_a_journal_are_forgotten,
+            "worker_began_and_ended_without_a_journal",
+            "incarnations do not grow",
+        ),
+        (a_lost_message_is_never_missed, "a_proxy_lost_the_last_messages", "is still sent"),
+    ],
+)
+def test_a_case_breaks_a_rule_without_its_mend(
+    plant: Callable[[pytest.MonkeyPatch], None], case: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    kept = case_file.read(Path(__file__).parent / "cases" / f"{case}.json")
+    assert rule in Fleet(kept.nodes).run(kept.faults).violation
 
 
 @pytest.mark.slow
