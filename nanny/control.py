@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 REQUEST_LIMIT_BYTES: Final = 64 << 10
 _OUTPUT_LIMIT_BYTES: Final = 4 << 20
+_ALL_OUTPUT_LIMIT_BYTES: Final = 8 << 20
+"""Of all clients together: who reads least loses the connection."""
 _CLIENTS_LIMIT: Final = 64
 _REQUESTS_A_TURN: Final = 32
 _SERVING_A_TURN_S: Final = 0.01
@@ -253,9 +255,15 @@ class ControlSocket:
             return
         client.waiting += line
         self._flush(client)
-        if len(client.waiting) > _OUTPUT_LIMIT_BYTES:
-            self._log.warning("control client does not read", pid=client.peer.pid)
-            self._drop(client)
+        if not client.waiting or client.connection.fileno() < 0:
+            return
+        clients = self._clients.values()
+        idlest = max(clients, key=lambda one: len(one.waiting), default=client)
+        is_too_much = sum(len(one.waiting) for one in clients) > _ALL_OUTPUT_LIMIT_BYTES
+        for one, is_over in ((client, len(client.waiting) > _OUTPUT_LIMIT_BYTES), (idlest, is_too_much)):
+            if is_over:
+                self._log.warning("control client does not read", pid=one.peer.pid)
+                self._drop(one)
 
     def _flush(self, client: Client) -> None:
         fd = client.connection.fileno()

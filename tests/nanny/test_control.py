@@ -133,6 +133,24 @@ def test_a_client_that_asks_once_is_served_after_one_round_beside_sixty_that_flo
     assert desk.served - before <= 122
 
 
+def test_clients_that_read_nothing_share_one_bound_and_the_worst_of_them_goes_first(desk: Desk) -> None:
+    desk.control.serve("much", frozenset(Role), lambda _request, _client: {"text": "x" * 500_000})
+    reader = desk.connect()
+    silent = [desk.connect() for _ in range(20)]
+    for client in silent:
+        client.send(b'{"id":1,"do":"much"}\n' * 6)
+    most = 0
+    for _ in range(100):
+        desk.turn()
+        most = max(most, sum(len(one.waiting) for one in desk.control._clients.values()))
+    assert most <= 10 << 20
+    assert 1 < len(desk.control._clients) < 21
+    reader.send(b'{"id":1,"do":"echo"}\n')
+    desk.turn(2)
+    assert [one["ok"] for one in answers_to(reader)] == [True]
+    assert desk.raised == []
+
+
 def test_requests_that_take_their_time_are_spread_over_turns(desk: Desk) -> None:
     def ponder(_request: dict[str, Any], _client: object) -> dict[str, Any]:
         time.sleep(0.02)
