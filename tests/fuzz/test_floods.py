@@ -169,12 +169,11 @@ def test_ten_thousand_datagrams_a_second_from_a_stranger_drown_no_beat(size: int
         beats = flooded.node.status()["counters"]["beats_total"]
         go(stranger)
         probes = flooded.probe(FLOOD_S)
-        status = flooded.node.status()
         tried, sent = result(stranger)
         # As many as this machine lets through: what finds the queue full is the sender's loss.
         assert tried > 1000
         assert sent > 0
-        assert status["counters"]["beats_total"] > beats
+        flooded.node.wait_for(lambda now: now["counters"]["beats_total"] > beats, "more beats", 60.0)
         flooded.node.wait_for(
             lambda now: now["counters"]["datagrams_refused_total"] - refused >= sent, "each to be refused"
         )
@@ -187,16 +186,20 @@ def test_strangers_that_keep_the_queue_full_at_any_time_drown_no_beat() -> None:
     blocking = SENDER.replace("socket.MSG_DONTWAIT, path", "path")
     with (
         flooded_node() as flooded,
-        flooder(blocking, flooded.notify_path, FLOOD_S, 0, 20) as one,
-        flooder(blocking, flooded.notify_path, FLOOD_S, 0, 20) as two,
+        flooder(blocking, flooded.notify_path, 120.0, 0, 20) as one,
+        flooder(blocking, flooded.notify_path, 120.0, 0, 20) as two,
     ):
         beats = flooded.node.status()["counters"]["beats_total"]
         go(one)
         go(two)
         probes = flooded.probe(FLOOD_S)
-        during = flooded.node.status()["counters"]["beats_total"]
-        assert result(one)[1] + result(two)[1] > 1000
-        assert during > beats
+        # The flood goes on until beats have got through; it ends with this block.
+        flooded.node.wait_for(
+            lambda now: now["counters"]["beats_total"] > beats + 2, "beats in the flood", 60.0
+        )
+        assert flooded.node.status()["counters"]["datagrams_refused_total"] > 1000
+        one.send_signal(signal.SIGKILL)
+        two.send_signal(signal.SIGKILL)
         flooded.assert_responsive(probes)
         flooded.assert_unharmed()
 
@@ -218,7 +221,7 @@ def test_64_mib_of_header_are_neither_kept_nor_waited_for_by_the_worker() -> Non
     with flooded_node() as flooded:
         worker_pid = flooded.node.worker_pid
         address = flooded.health_address
-        with flooder(TALKER, "tcp", address[1], "head", 2 * FLOOD_S) as talker:
+        with flooder(TALKER, "tcp", address[1], "head", 20.0) as talker:
             go(talker)
             probes = flooded.probe(FLOOD_S)
             assert http_get(address, "/healthz", timeout_s=60.0).status == 200
@@ -243,7 +246,7 @@ def test_64_mib_of_header_are_answered_by_the_fallback_while_there_is_no_worker(
             actor="test",
         )
         node.wait_for_phase("down", 60.0)
-        with flooder(TALKER, "tcp", address[1], "head", 2 * FLOOD_S) as talker:
+        with flooder(TALKER, "tcp", address[1], "head", 20.0) as talker:
             go(talker)
             probes = flooded.probe(FLOOD_S)
             answer = http_get(address, "/healthz", timeout_s=60.0)
@@ -268,8 +271,8 @@ def test_clients_that_flood_the_control_socket_share_what_is_left_by_others(kind
         with flooder(TALKER, "unix", flooded.node.control_path, kind, FLOOD_S) as talker:
             go(talker)
             if kind == "crowd":
-                answered, ends_at = 0, time.monotonic() + FLOOD_S
-                while time.monotonic() < ends_at:
+                answered, ends_at = 0, time.monotonic() + 60.0
+                while answered < 3 and time.monotonic() < ends_at:
                     with suppress(OSError), ControlLines(flooded.node.control_path, 60.0) as lines:
                         answered += lines.request("status")["phase"] in {"running", "degraded"}
                 assert answered >= 3
