@@ -15,6 +15,7 @@ from nanny.ctl.status_text import (
     hold_text,
     last_restart_text,
     next_text,
+    standby_text,
 )
 from nanny.ctl.terminal import visible
 
@@ -44,6 +45,8 @@ def story_lines(status: dict[str, Any], paint: Paint, wall_now: float) -> list[s
     lines.append(f"{paint('strong', 'Wanted')}   {desired_text(status, wall_now)}")
     if status.get("last_restart"):
         lines.append(f"{paint('strong', 'Before')}   {last_restart_text(status, wall_now)}")
+    if status.get("standby"):
+        lines.append(f"{paint('strong', 'Standby')}  {standby_text(status['standby'])}")
     if status.get("hold"):
         lines.append(f"{paint('strong', 'Held')}     {hold_text(status['hold'])}")
     conditions = condition_lines(status, paint)

@@ -207,3 +207,32 @@ def test_colour_changes_nothing_but_colour() -> None:
 )
 def test_an_incarnation_has_a_short_form(incarnation: str, expected: str) -> None:
     assert short(incarnation) == expected
+
+
+@pytest.mark.parametrize(
+    ("standby", "told"),
+    [
+        (
+            {"stage": "parked", "pid": 4713, "age_s": 45.0, "promoted_total": 2},
+            "parked, pid 4713, for 45 s; 2 promoted",
+        ),
+        ({"stage": "none", "pid": 0, "why_none": "memory is low"}, "none: memory is low; 0 promoted"),
+        (
+            {"stage": "none", "pid": 0, "why_none": "2 promoted ones died quickly", "is_cold": True},
+            (
+                "none: 2 promoted ones died quickly; starts are cold until a reload, an ordered restart, or for an hour; "
+                "0 promoted"
+            ),
+        ),
+    ],
+)
+def test_status_and_explain_tell_of_the_standby(standby: dict[str, Any], told: str) -> None:
+    status = {**TROUBLED, "standby": standby}
+    assert f"  standby      {told}" in status_lines(status, PLAIN, NOON)
+    assert f"Standby  {told}" in story_lines(status, PLAIN, NOON)
+
+
+def test_where_none_is_wanted_nothing_is_said_of_a_standby() -> None:
+    for status in (TROUBLED, {**TROUBLED, "standby": None}):
+        lines = [*status_lines(status, PLAIN, NOON), *story_lines(status, PLAIN, NOON)]
+        assert [line for line in lines if "standby" in line.lower()] == []
