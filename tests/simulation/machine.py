@@ -18,10 +18,8 @@ from nanny.core.records import Desired
 from nanny.main import LATE_AFTER_S
 from tests.simulation.beats import Beats
 from tests.simulation.disk import JOURNAL_TIMEOUT_S, Disk
-from tests.simulation.link import LinkProgram
 from tests.simulation.oracles import Oracles
 from tests.simulation.shell import PIDS_A_MACHINE, Killed, NannyLife
-from tests.simulation.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +28,12 @@ if TYPE_CHECKING:
     from nanny.core.state import NannyState
     from nanny.protocol.incarnation import Incarnation
     from tests.simulation.clockwork import Clockwork
+    from tests.simulation.link import LinkProgram
     from tests.simulation.local_operator import Operator
     from tests.simulation.server import Server
+    from tests.simulation.worker import Worker
 
 _EPSILON_S: Final = 1e-9
-_EVIDENCE_S: Final = 0.2
-_RELOAD_S: Final = 0.2
 _RESTART_S: Final = 0.3
 """RestartSec of the unit, and the start of an interpreter."""
 _QUEUED_BEATS: Final = 11
@@ -79,7 +77,7 @@ class Machine:
         self._frozen_until = self._frozen_mono = 0.0
         self._reached = 0.0
         self._held_until = 0.0
-        self._minted = self._pids = 0
+        self._minted = self.pids = 0
         self._lost_lines: list[dict[str, Any]] = []
         self._armed_at: float | None = None
         self._is_stepping = False
@@ -355,8 +353,8 @@ class Machine:
 
     def adopt(self, incarnation: Incarnation, *, fenced: bool) -> None:
         """A worker of an earlier nanny is taken over; one that is nobody's is killed."""
-        for worker in self._of(incarnation):
-            if fenced:
+        for worker in self.workers:
+            if fenced and worker.incarnation == incarnation:
                 worker.fenced = True
                 worker.take_signal(a.Signal.KILL)
 
@@ -500,91 +498,6 @@ class Machine:
         """Nothing runs, and the clock goes on."""
         self.disturb()
         self._held_until = max(self._held_until, self.world.now + for_s)
-
-    # The nanny's actions
-
-    def _of(self, incarnation: Incarnation) -> list[Worker]:
-        return [one for one in self.workers if one.incarnation == incarnation]
-
-    def spawn_worker(self, action: a.SpawnWorker) -> None:
-        """Fork a child that waits at the gate."""
-        now, incarnation = self.mono, action.incarnation
-        if now < self.spawns_fail_until:
-            self.tell_nanny(e.SpawnFailed(incarnation, "fork: no memory"))
-        elif now < self.spawns_late_until:
-            self.at_mono(now + self.late_by_s, self._born, incarnation, self.nanny_life)
-        else:
-            self._born(incarnation, self.nanny_life)
-
-    def _born(self, incarnation: Incarnation, life: NannyLife | None) -> None:
-        if life is None or life is not self.nanny_life:
-            return
-        self._pids += 1
-        worker = Worker(self, incarnation, self.pid_base + self._pids, self._pids)
-        self.workers.append(worker)
-        self.tell_nanny(e.WorkerParked(incarnation, worker.pid, worker.ticks))
-
-    def release_worker(self, action: a.ReleaseWorker) -> None:
-        """Open the gate."""
-        for worker in self._of(action.incarnation):
-            if worker.is_parked:
-                worker.release()
-
-    def abandon_worker(self, action: a.AbandonWorker) -> None:
-        """Let it end at the gate."""
-        for worker in self._of(action.incarnation):
-            if worker.is_parked:
-                self.after(0.001, worker.die, "exit code 0")
-
-    def signal_worker(self, action: a.SignalWorker) -> None:
-        """Signal its main process."""
-        for worker in self._of(action.incarnation):
-            worker.take_signal(action.signal)
-
-    def examine_worker(self, action: a.ExamineWorker) -> None:
-        """Read what the kernel knows."""
-        for worker in self._of(action.incarnation):
-            since = self.mono if action.silent_since is None else action.silent_since
-            self.tell_nanny(worker.examined(self.mono - since, self.mono))
-
-    def fence_worker(self, action: a.FenceWorker) -> None:
-        """Nobody hears it any more."""
-        for worker in self._of(action.incarnation):
-            worker.fenced = True
-            worker.stream += 1
-
-    def collect_evidence(self, action: a.CollectEvidence) -> None:
-        """A helper looks, and answers later, or hangs."""
-        if self.mono >= self.evidence_hangs_until:
-            told = e.EvidenceCollected(action.incarnation, "bundle", "", action.command_id)
-            self.after(_EVIDENCE_S, self.tell_nanny, told, self.nanny_life)
-
-    def reload_settings(self, action: a.ReloadConfig) -> None:
-        """A helper reads them, and answers later, or hangs."""
-        if self.mono < self.settings_hang_until and not self.settings_are_refused:
-            return
-        told: e.Event = e.ConfigReloaded((), (), action.command_id)
-        if self.mono < self.settings_hang_until:
-            told = e.ConfigRejected("stall_timeout_s: 0 is not above 0", action.command_id)
-        self.after(_RELOAD_S, self.tell_nanny, told, self.nanny_life)
-
-    def spawn_link(self, action: a.SpawnLink) -> None:
-        """Start the link process."""
-        if self.mono < self.links_fail_until:
-            self.tell_nanny(e.LinkSpawnFailed(action.number, "no such user"))
-            return
-        if self.link is not None:
-            self.link.vanish()
-        self._pids += 1
-        self.link = LinkProgram(self, action.number)
-        self.tell_nanny(e.LinkSpawned(action.number, self.pid_base + self._pids))
-        self.after(0.05, self.link.begin)
-
-    def signal_link(self, action: a.SignalLink) -> None:
-        """Signal the link process."""
-        link = self.link
-        if link is not None and link.number == action.number:
-            self.after(0.01, link.die, str(action.signal))
 
     # What befalls processes
 

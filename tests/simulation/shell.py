@@ -24,6 +24,7 @@ from nanny.facts import FactsRead
 from nanny.handover import Handover
 from nanny.supervisor import Supervisor
 from tests.simulation.disk import SimulatedDurability
+from tests.simulation.effects import Effects
 from tests.simulation.oracles import Violation
 
 if TYPE_CHECKING:
@@ -160,17 +161,17 @@ class NannyLife:
             self.supervisor.tell(e.JournalDegraded(self.durability.degraded))
 
     def _wire(self) -> None:
-        machine, sup = self.machine, self.supervisor
-        sup.effect(a.SpawnWorker, machine.spawn_worker)
-        sup.effect(a.ReleaseWorker, machine.release_worker)
-        sup.effect(a.AbandonWorker, machine.abandon_worker)
-        sup.effect(a.SignalWorker, machine.signal_worker)
-        sup.effect(a.ExamineWorker, machine.examine_worker)
-        sup.effect(a.FenceWorker, machine.fence_worker)
-        sup.effect(a.CollectEvidence, machine.collect_evidence)
-        sup.effect(a.SpawnLink, machine.spawn_link)
-        sup.effect(a.SignalLink, machine.signal_link)
-        sup.effect(a.ReloadConfig, machine.reload_settings)
+        effects_on, sup = Effects(self.machine), self.supervisor
+        sup.effect(a.SpawnWorker, effects_on.spawn_worker)
+        sup.effect(a.ReleaseWorker, effects_on.release_worker)
+        sup.effect(a.AbandonWorker, effects_on.abandon_worker)
+        sup.effect(a.SignalWorker, effects_on.signal_worker)
+        sup.effect(a.ExamineWorker, effects_on.examine_worker)
+        sup.effect(a.FenceWorker, effects_on.fence_worker)
+        sup.effect(a.CollectEvidence, effects_on.collect_evidence)
+        sup.effect(a.SpawnLink, effects_on.spawn_link)
+        sup.effect(a.SignalLink, effects_on.signal_link)
+        sup.effect(a.ReloadConfig, effects_on.reload_settings)
         sup.effect(a.ExitNanny, self._end)
         effects = sup._effects
         for kind, run in list(effects.items()):
