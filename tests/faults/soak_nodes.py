@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nanny.protocol.incarnation import Incarnation
 from tests.faults.fault_node import send
 from tests.faults.journal_story import read_story
-from tests.faults.node_stock import helpers, incarnations_alive
+from tests.faults.node_stock import NodeStock, helpers, incarnations_alive, settled_stock, take_stock
 from tests.support.processes import wait_until
 from tests.support.real_nanny import BEATS
 
@@ -68,11 +68,13 @@ class SoakNode:
     has_link: bool
     done: list[Done] = field(default_factory=list)
     lost: str | None = None
+    stock: NodeStock | None = None
 
     def begin(self) -> None:
         """Start the nanny."""
         self.node.begin(BEATS, *self.flags, **SETTINGS)
         self._healed({"incarnation": None, "worker": {"pid": 0}}, replaced=True)
+        self.stock = settled_stock(self.node)
 
     def run(self, until: float, stop: Event) -> None:
         """Fault after fault until the instant, or until the node is lost."""
@@ -114,6 +116,13 @@ class SoakNode:
         counted = self.node.status()["nanny"]
         if (counted["errors_total"], counted["violations_total"]) != (0, 0):
             wrong.append(f"{counted['errors_total']} errors, {counted['violations_total']} broken invariants")
+        if self.stock is not None and self.stock.nanny_pid == self.node.pid:
+            stock = self.stock
+            with suppress(AssertionError):
+                wait_until(
+                    lambda: not take_stock(self.node).grown_since(stock), 10.0, "nothing to be left over"
+                )
+            wrong += take_stock(self.node).grown_since(stock)
         return [f"node {self.number}: {one}" for one in wrong]
 
     def _may(self, kind: Kind) -> bool:
