@@ -82,12 +82,13 @@ class Handover:
             self.lines.error("the facts for adoption could not be written", error=str(error))
 
     def remove_facts(self) -> None:
-        """Leave nothing to adopt: an ordered end.
+        """Leave nothing to adopt: an ordered end. What a degraded journal never got stays for the next nanny.
 
         Raises:
             OSError: there is no such file, or it can't be removed.
         """
-        os.unlink(self.facts_path)
+        if not self.durability.degraded:
+            os.unlink(self.facts_path)
 
     def _serve_reexec(self, request: dict[str, Any], client: Client) -> None:
         """Once the program on disk has shown that it can be loaded, and has read the settings."""
