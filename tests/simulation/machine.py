@@ -407,7 +407,7 @@ class Machine:
             self.link.nanny_is_gone()
 
     def _nanny_exits(self, life: NannyLife) -> None:
-        self.facts = None
+        self.facts = life.facts() if life.durability.degraded else None
         self._lost_lines += life.durability.abandon(1 << 30)
         self._effects_left = None
         self._nanny_is_gone()
