@@ -60,10 +60,6 @@ def lives_without_a_journal_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recovery, "add_unknown_lives", lambda *_given: [])
 
 
-def orders_in_run_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(adoption, "add_unknown_orders", lambda *_given: [])
-
-
 def orders_found_open_stay_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(commands, "resume", lambda *_given: None)
 
@@ -127,11 +123,6 @@ CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, float]]] 
         only(order=60.0, **{"power-lost": 60.0}),
     ),
     (a_new_nanny_does_not_look_for_living_workers, "two workers own the node", {}),
-    (
-        orders_in_run_are_not_looked_at,
-        "order",
-        only(order=60.0, **{"disk-hangs": 20.0, "nanny-killed": 20.0}),
-    ),
     (orders_found_open_stay_open, "nothing will ever end the pending", {}),
     (an_order_sent_twice_is_taken_twice, "a command is in the ledger twice", {}),
     (the_ledger_does_not_survive_the_nanny, "is still", {}),
