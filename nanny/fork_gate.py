@@ -6,8 +6,8 @@ the child exits. Between the byte and execve stand only system calls; what fails
 close-on-exec pipe, so that a program on a dead mount blocks its own child and never the nanny.
 
 It knows neither incarnations nor cgroups nor the journal, and reaps nobody (nanny.reaper does).
-A standby is this gate further along: released at once, with one more pipe among `descriptors` at which the
-*program* waits, its imports done, for the byte that is written once the standby is recorded as the worker.
+A standby is this gate further along: released at once, with a channel among `descriptors` at which the *program*
+waits, its imports done, for the wake that is sent once the standby is recorded as the worker.
 
 fork(2), execve(2), pidfd_open(2), setresuid(2), signal(7).
 """
