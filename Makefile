@@ -118,7 +118,8 @@ $(VENV)/.tools: | $(VENV)/bin/pip
 system-deps:
 	@[ "$$(id -u)" = 0 ] || { echo 'needs root: sudo make system-deps'; exit 1; }
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends gcc libc6-dev git make procps python3 python3-venv faketime mmdebstrap \
+	apt-get install -y -qq --no-install-recommends gcc libc6-dev git make procps python3 python3-venv faketime \
+	    mmdebstrap iproute2 util-linux e2fsprogs \
 	    $$(command -v systemd-notify >/dev/null || echo systemd)
 
 clean:
