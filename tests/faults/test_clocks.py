@@ -63,14 +63,14 @@ def is_told_at(node: FaultNode, offset_s: float, since_s: float) -> bool:
 
 
 @contextmanager
-def without_leftovers_of_faketime() -> Iterator[None]:
-    """What libfaketime keeps in shared memory for processes that were killed is removed."""
-    before = set(Path("/dev/shm").glob("*faketime*"))
+def without_leftovers_of_faketime(node: FaultNode) -> Iterator[None]:
+    """What libfaketime keeps in shared memory for this node's processes is removed; it is named after the first."""
     try:
         yield
     finally:
-        for path in set(Path("/dev/shm").glob("*faketime*")) - before:
-            path.unlink(missing_ok=True)
+        for pid in node.nanny_pids:
+            for path in Path("/dev/shm").glob(f"*faketime*_{pid}"):
+                path.unlink(missing_ok=True)
 
 
 @fault("33", "the wall clock steps forward and back by an hour", by="nobody: no decision looks at it")
@@ -126,7 +126,7 @@ def test_a_stepped_wall_clock_of_the_whole_node_restarts_nothing(node: FaultNode
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
-    with without_leftovers_of_faketime():
+    with without_leftovers_of_faketime(node):
         program, environment = make.own_agent(node)
         node.start(
             program,
