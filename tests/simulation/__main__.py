@@ -105,8 +105,6 @@ def _campaign(plan: Plan, given: argparse.Namespace) -> int:
 
     total = campaign(plan, given.faults, given.processes, show)
     total.told.wall_s = perf_counter() - began
-    # Each run has a clock of its own: what adds up is the time of its nodes.
-    total.told.virtual_s /= max(total.runs, 1)
     if total.broken is not None and total.broken_told is not None:
         _explain(total.broken, total.broken_told, display, given.write)
     return _tell(total.told, as_json=given.json)

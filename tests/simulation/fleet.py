@@ -42,6 +42,8 @@ class Told:
 
     nodes: int
     virtual_s: float = 0.0
+    node_s: float = 0.0
+    """Virtual time of all nodes together."""
     wall_s: float = 0.0
     events: int = 0
     steps: int = 0
@@ -77,6 +79,7 @@ class Told:
             "crashes",
             "lives",
             "dark_s",
+            "node_s",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest_dark_s = max(self.longest_dark_s, other.longest_dark_s)
@@ -159,6 +162,7 @@ class Fleet:
     def _count(self, began: float) -> None:
         told = self.told
         told.virtual_s, told.events = self.world.now, self.world.events_total
+        told.node_s = told.virtual_s * told.nodes
         told.wall_s = perf_counter() - began
         told.steps = self._steps["steps"]
         told.checks = told.steps + sum(one.oracles.checks for one in self.machines)

@@ -31,7 +31,7 @@ def line(told: Told, faults: int) -> str:
     done = told.faults.total()
     share = 100.0 * done / faults if faults else 100.0
     return (
-        f"{share:5.1f} %  {done:,} faults  {span(told.virtual_s * told.nodes)} of nodes' time  "
+        f"{share:5.1f} %  {done:,} faults  {span(told.node_s)} of nodes' time  "
         f"{told.events:,} events  {told.wall_s:.0f} s"
     )
 
@@ -39,7 +39,7 @@ def line(told: Told, faults: int) -> str:
 def rows(told: Told) -> list[tuple[str, str]]:
     """What the table says."""
     wall_s = max(told.wall_s, 1e-9)
-    node_time_s = told.virtual_s * told.nodes
+    node_time_s = told.node_s
     light = 100.0 * (1.0 - told.dark_s / node_time_s) if node_time_s else 100.0
     return [
         ("nodes", f"{told.nodes:,}"),
