@@ -81,7 +81,7 @@ fuzz: $(VENV)/.dev
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev
-	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks --json benchmarks.json --plots docs/plots $(BENCH_ARGS)
 
 # The lock files pin every package with its hashes; `make lock` renews them from pyproject.toml.
 lock: $(VENV)/.tools
@@ -119,7 +119,7 @@ system-deps:
 	@[ "$$(id -u)" = 0 ] || { echo 'needs root: sudo make system-deps'; exit 1; }
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends gcc libc6-dev git make procps python3 python3-venv faketime \
-	    mmdebstrap iproute2 util-linux e2fsprogs \
+	    mmdebstrap iproute2 util-linux e2fsprogs runit s6 \
 	    $$(command -v systemd-notify >/dev/null || echo systemd)
 
 clean:
