@@ -93,7 +93,7 @@ def test_a_full_disk_degrades_the_journal_and_nothing_else(node: FaultNode) -> N
                 return bool(node.status()["journal_degraded"])
 
             wait_until(is_full, 60.0, "the journal's last block to be full")
-            assert "No space left" in node.log()
+            wait_until(lambda: "No space left" in node.log(), 20, "the reason in the log")
             goes_on_without_its_disk(node, ordered, case)
             disk.free()
             whole = is_whole(node)
