@@ -45,6 +45,8 @@ class Child:
     """EXTEND_TIMEOUT_USEC granted in this stage."""
     failures: int = 0
     """In a row; reset after ``stable_after_s`` of being ready."""
+    may_be_ready: bool = False
+    """Adopted while starting: its READY=1 may have come when there was no nanny to hear it."""
 
     @property
     def is_live(self) -> bool:
@@ -66,7 +68,7 @@ def born(child: Child, pid: int, now: float, timing: ChildTiming) -> Child:
 def ready(child: Child, now: float, timing: ChildTiming) -> Child:
     """The child said READY=1."""
     deadline = now + timing.heartbeat_timeout_s if timing.mode is HeartbeatMode.WATCHDOG else None
-    return replace(child, stage=Stage.READY, since=now, deadline=deadline, extended_s=0.0)
+    return replace(child, stage=Stage.READY, since=now, deadline=deadline, extended_s=0.0, may_be_ready=False)
 
 
 def beat(child: Child, now: float, timing: ChildTiming, *, keep_deadline: bool = False) -> Child:
@@ -74,7 +76,16 @@ def beat(child: Child, now: float, timing: ChildTiming, *, keep_deadline: bool =
     deadline = child.deadline
     if child.stage is Stage.READY and timing.mode is HeartbeatMode.WATCHDOG and not keep_deadline:
         deadline = now + timing.heartbeat_timeout_s
-    return Child(child.stage, child.since, deadline, child.pid, now, child.extended_s, child.failures)
+    return Child(
+        child.stage,
+        child.since,
+        deadline,
+        child.pid,
+        now,
+        child.extended_s,
+        child.failures,
+        child.may_be_ready,
+    )
 
 
 def extend(child: Child, extend_s: float, now: float, timing: ChildTiming) -> Child:

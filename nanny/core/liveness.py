@@ -223,8 +223,15 @@ def _hold_off(draft: Draft, reason: str, message: str) -> None:
 
 
 def start_overdue(draft: Draft) -> None:
-    """The worker was not ready in time."""
-    waited_s = draft.now - draft.state.worker.since
+    """The worker was not ready in time; an adopted one that lives has said so to nobody, and counts as ready."""
+    worker, timing = draft.state.worker, draft.config.worker
+    if worker.may_be_ready:
+        heard_at = worker.last_beat_at
+        is_alive = heard_at is not None and draft.now - heard_at < timing.heartbeat_timeout_s
+        if is_alive or timing.mode is not HeartbeatMode.WATCHDOG:
+            worker_life.became_ready(draft)
+            return
+    waited_s = draft.now - worker.since
     _end_overdue(draft, Reason.START_TIMEOUT, f"not ready within {waited_s:.1f} s")
 
 

@@ -170,7 +170,8 @@ def _adopt(state: NannyState, living: tuple[Living, ...], now: float, config: Po
             child = Child(Stage.READY, now, deadline, one.pid, failures=state.worker.failures)
         else:
             deadline = now + timing.start_timeout_s
-            child = Child(Stage.STARTING, now, deadline, one.pid, failures=state.worker.failures)
+            failures = state.worker.failures
+            child = Child(Stage.STARTING, now, deadline, one.pid, failures=failures, may_be_ready=True)
         state = replace(state, incarnation=one.incarnation, worker=child)
     return state
 
