@@ -132,8 +132,9 @@ class WorkerProcess:
         assert standby is not None, "it gave the child"
         try:
             notify = self._notify_socket(incarnation)
-        except (HostError, OSError):
-            pidfd.send_signal(child.pidfd, signal.SIGKILL)
+        except (HostError, OSError) as error:
+            standby.discard(incarnation)
+            self._supervisor.tell(e.SpawnFailed(incarnation, str(error)))
             return
 
         def release() -> None:

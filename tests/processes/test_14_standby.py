@@ -114,9 +114,42 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
+def files_of(pid: int) -> list[str]:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(fd))
+    return found
+
+
 def cgroup_of(pid: int) -> str:
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return next((line for line in lines if line.startswith("0::")), "")
+
+
+def test_a_life_without_a_notify_socket_costs_the_standby_and_leaves_nothing() -> None:
+    with parking_node() as node:
+        standby = wait_until_parked(node)
+        before = node.status()
+        epoch = before["incarnation"].rpartition("/")[0]
+        # Where the next life is to be heard something stands that can neither be bound nor unlinked.
+        Path(node.runtime_dir, f"notify-{number_of(before) + 1}-{epoch[-6:]}.sock").mkdir()
+        status = kill_worker(node)
+        assert number_of(status) == number_of(before) + 2
+        failed = [one for one in node.journal() if one.get("reason") == "spawn-failed"]
+        assert [one["incarnation"] for one in failed] == [f"{epoch}/{number_of(before) + 1}"]
+        wait_until(lambda: is_dead(standby), 20, "the standby to end")
+
+        wait_until(
+            lambda: not any("stacks-standby-1 " in one for one in files_of(node.nanny_pid)),
+            20,
+            "its descriptors to be closed",
+        )
+        wait_until(
+            lambda: not any(Path(one, "worker-standby-1").exists() for one in node.cgroup_dirs()),
+            20,
+            "its cgroup to be removed",
+        )
 
 
 def test_it_is_on_record_before_it_is_woken() -> None:
