@@ -20,7 +20,7 @@ from nanny import fork_gate, worker_spec
 from nanny.core import standby as core
 from nanny.core import standby_events as events
 from nanny.core.child import Stage as WorkerStage
-from nanny.core.records import IncarnationEnded
+from nanny.core.records import IncarnationEnded, IncarnationFenced
 from nanny.core.worker_life import ORDERED
 from nanny.errors import HostError
 from nanny.event_loop import DeadlineSource
@@ -60,6 +60,8 @@ class StandbyChild:
     channel: socket.socket
     cgroup: SubCgroup | None
     made_at: float
+    is_woken: bool = False
+    """Whether its wake was sent."""
 
 
 class StandbyProcess:
@@ -121,7 +123,11 @@ class StandbyProcess:
             self._worker_ready_since = ready_since
             self._tell(events.WorkerAway() if ready_since is None else events.WorkerReady(ready_since))
         for record in records:
-            if isinstance(record, IncarnationEnded):
+            # A fenced life was over when it was fenced; that it has died after all is nothing to its successor.
+            if (
+                isinstance(record, IncarnationEnded | IncarnationFenced)
+                and record.incarnation == before.incarnation
+            ):
                 self._tell(events.WorkerEnded(record.incarnation, record.reason in ORDERED))
 
     def wake(self, incarnation: Incarnation, notify_path: str, listener_fd: int) -> None:
@@ -135,6 +141,7 @@ class StandbyProcess:
         rights = []
         if listener_fd >= 0:
             rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, pack("i", listener_fd)))
+        child.is_woken = True
         try:
             child.channel.sendmsg([standby_words.wake(environ)], rights)
         except (OSError, ProtocolViolation) as error:
@@ -279,9 +286,9 @@ class StandbyProcess:
         except OSError:
             word = b""
         if not word:
-            # The end of a parked one shows by its death; that of a woken one's channel is its answer.
+            # The end of one that still waits shows by its death; that of a woken one's channel is its answer.
             self._close_channel(child)
-            if self._woken is not None and self._woken[1] is child:
+            if child.is_woken and self._woken is not None and self._woken[1] is child:
                 incarnation, self._woken = self._woken[0], None
                 self._tell(events.WakeTaken(incarnation))
                 self.on_taken()
