@@ -34,10 +34,11 @@ def settings_of_words(words: Sequence[str]) -> AgentConfig | int:
     return EX_CONFIG if loaded is None else loaded.config
 
 
-def files_read(words: Sequence[str]) -> tuple[str, ...]:
-    """The settings' file, whether it is there or not."""
+def files_read(words: Sequence[str], config: AgentConfig) -> tuple[str, ...]:
+    """What is read before the agent runs: the settings' file, whether it is there or not, and certificates."""
     options, _ = _parse(words)
-    return (options.config or os.environ.get("AGENT_CONFIG") or DEFAULT_FILE,)
+    settings_file = options.config or os.environ.get("AGENT_CONFIG") or DEFAULT_FILE
+    return (settings_file,) if config.server_ca_file is None else (settings_file, config.server_ca_file)
 
 
 def answer(words: Sequence[str]) -> int:

@@ -90,7 +90,7 @@ def _run_when_woken(words: list[str]) -> int:
     from agent.vitals.config import claim_environ  # noqa: PLC0415
     from agent.vitals.thread import start_vitals  # noqa: PLC0415
 
-    wait_for_wake(os.environ, Comparison(code_stamp(files_read(words))))
+    wait_for_wake(os.environ, Comparison(code_stamp(files_read(words, config))))
     claimed = claim_environ(os.environ)
     if claimed.listener_fd is None:
         vitals = _start_with_settings(claimed, config)

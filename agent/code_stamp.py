@@ -1,8 +1,9 @@
 """Whether the files behind the loaded program are still the ones that were loaded.
 
-A stamp is device, inode, size and modification time of every module's file, and of the settings' file. Comparing is
-some hundred stat(2) calls, which hang as long as the file system does: so `Comparison` makes them in a forked child,
-whose end tells the result. The child of a dead mount is left alone; there is never a second one.
+A stamp is device, inode, size and modification time of every module's file, of the settings' file and of the
+certificates. Comparing is some hundred stat(2) calls, which hang as long as the file system does: so `Comparison`
+makes them in a forked child, whose end tells the result. The child of a dead mount is left alone; there is never a
+second one.
 
 Only for a process without threads: fork(2) would leave their locks locked.
 """

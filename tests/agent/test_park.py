@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.arguments import files_read, settings_of_words
 from agent.code_stamp import Comparison, code_stamp, first_change
 from nanny.protocol import standby_words
 from nanny.protocol.errors import ProtocolViolation
@@ -21,6 +22,7 @@ PROGRAM = """
 import os, socket, sys
 os.dup2(int(sys.argv[1]), 3)
 os.close(int(sys.argv[1]))
+from agent.arguments import files_read, settings_of_words
 from agent.code_stamp import Comparison, code_stamp
 from agent.park import is_standby, wait_for_wake
 assert is_standby(os.environ)
@@ -132,6 +134,16 @@ def test_a_stamp_knows_replaced_grown_and_vanished_files(tmp_path: Path) -> None
         else:
             file.unlink()
         assert first_change(stamp) == str(file)
+
+
+@pytest.mark.parametrize("given", [(), ("--server-ca-file", "ca.pem")])
+def test_settings_and_certificates_count_as_what_was_loaded(given: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.touch()
+    words = ["run", "--config", str(file), *given]
+    config = settings_of_words(words)
+    assert not isinstance(config, int)
+    assert files_read(words, config) == (str(file), *given[1:])
 
 
 def test_there_is_one_comparison_at_a_time_and_nothing_of_it_stays() -> None:
