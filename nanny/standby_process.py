@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _STACKS_LIMIT_BYTES: Final = 4 << 20
 _WORD_LIMIT_BYTES: Final = 1024
 _NAMES_TRIED: Final = 64
+_WAKE_TIMEOUT_S: Final = 5.0
 _CANNOT_ANSWER: Final = "TtZX"
 """States of proc_pid_stat(5): stopped, traced, dead. Whoever sleeps or waits for a disk may yet answer."""
 
@@ -186,6 +187,8 @@ class StandbyProcess:
             max_age_s=config.standby_max_age_s,
             min_available_bytes=config.standby_min_available_bytes,
             answer_timeout_s=config.standby_answer_timeout_s,
+            # The wake follows the record, which may wait for the disk for so long.
+            wake_timeout_s=_WAKE_TIMEOUT_S + config.journal_timeout_s,
         )
 
     def _tell(self, event: events.Event) -> None:

@@ -72,7 +72,7 @@ class StandbyConfig:
     answer_timeout_s: float = 0.2
     """A parked process answers in less than a millisecond; on a node with five processes a core, in up to 60."""
     wake_timeout_s: float = 5.0
-    """For the wake to be taken by one that has just answered."""
+    """For the wake to be sent and taken by one that has just answered."""
     check_interval_s: float = 30.0
     memory_interval_s: float = 10.0
     quick_deaths: int = 2

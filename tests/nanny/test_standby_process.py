@@ -17,6 +17,7 @@ import pytest
 from nanny.common.log_lines import LogLines
 from nanny.config import NannyConfig
 from nanny.core import events as e
+from nanny.core import standby as core
 from nanny.core.actions import SpawnWorker
 from nanny.core.config import PolicyConfig
 from nanny.core.policy import next_deadline, step
@@ -112,6 +113,17 @@ def test_an_ordered_restart_is_cold_also_where_the_old_worker_had_to_be_fenced(b
         bench.pass_deadline()
     assert bench.standby.dropped_total == {"ordered": 1}
     assert bench.standby.cold_total == 2
+
+
+def test_a_record_that_waits_for_the_disk_does_not_cost_the_promoted_one_its_life(bench: Bench) -> None:
+    bench.standby._config = replace(bench.standby._config, journal_timeout_s=60.0)
+    promoted_at = bench.loop.now
+    bench.standby.state = replace(
+        bench.standby.state, promoted=SECOND, promoted_at=promoted_at, is_taken=False
+    )
+    due = core.next_deadline(bench.standby.state, bench.standby._timing())
+    assert due is not None
+    assert due > promoted_at + 60.0
 
 
 def test_a_channel_that_ends_before_the_wake_is_no_wake_taken(bench: Bench) -> None:
