@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.oracles import Expectation, judged
 from tests.faults.registry import fault
-from tests.support.fake_nvml import CONTROL, build_fake_nvml, why_no_fake_nvml
+from tests.support.fake_nvml import CONTROL, build_fake_nvml, set_mode, why_no_fake_nvml
 from tests.support.processes import wait_until
 from tests.support.vitals_subject import http_get
 
@@ -56,9 +56,7 @@ class Gpus:
 
     def set(self, mode: str) -> None:
         """From its next call on the driver behaves so."""
-        draft = self._mode.with_suffix(".draft")
-        draft.write_text(mode)
-        draft.rename(self._mode)
+        set_mode(self._mode, mode)
 
     def until(self, holds: object, what: str) -> None:
         """Wait until it holds; the log tells what came instead."""

@@ -26,5 +26,12 @@ def build_fake_nvml(folder: Path) -> None:
     subprocess.run([compiler, *_FLAGS, "-o", library, str(SOURCE)], check=True, timeout=60)
 
 
+def set_mode(control: Path, mode: str) -> None:
+    """Say what the library does from now on; at once, as a call that spins may be reading the file."""
+    fresh = control.with_suffix(".fresh")
+    fresh.write_text(mode)
+    fresh.replace(control)
+
+
 def _compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

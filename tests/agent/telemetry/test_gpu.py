@@ -13,7 +13,7 @@ import pytest
 from agent.telemetry.gpu import GpuSampler
 from agent.telemetry.probe_launch import launch_probe_server
 from agent.telemetry.probe_pool import ProbePool
-from tests.support.fake_nvml import CONTROL, build_fake_nvml, why_no_fake_nvml
+from tests.support.fake_nvml import CONTROL, build_fake_nvml, set_mode, why_no_fake_nvml
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_behind")
 
@@ -39,7 +39,7 @@ class Gpus:
         self.sampler = GpuSampler(pool, deadline_s=1.0, first_deadline_s=20.0, **options)
 
     def set_mode(self, mode: str) -> None:
-        self._control.write_text(mode)
+        set_mode(self._control, mode)
 
     async def sample(self, mode: str) -> dict[str, Any]:
         self.set_mode(mode)
@@ -53,7 +53,7 @@ def gpus(fake_nvml: Path, tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def running(**options: Any) -> AsyncIterator[Gpus]:
         control = tmp_path / "control"
-        control.write_text("ok")
+        set_mode(control, "ok")
         environment = {"LD_LIBRARY_PATH": str(fake_nvml), CONTROL: str(control)}
         pool = ProbePool(launch=partial(launch_probe_server, extra_environment=environment))
         await pool.start()
