@@ -34,7 +34,7 @@ _GZIP: Final = 31
 
 
 class FlightRecorder:
-    """Remembers at least the last 4,096 events."""
+    """Remembers the last 4,096 events; fewer after many reloads, for each begins a piece with the new settings."""
 
     def __init__(self, wall_s: Callable[[], float], version: str, node_name: str) -> None:
         self._wall_s = wall_s
