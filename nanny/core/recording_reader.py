@@ -114,11 +114,9 @@ def read_recording(packed: bytes) -> list[Piece]:
 
 
 def played(pieces: list[Piece]) -> Iterator[Played]:
-    """Every moment, decided anew from the state of the first piece; a gap between pieces starts afresh."""
-    now_state: NannyState | None = None
+    """Every moment, decided anew from the state that its piece starts from; `joints` tells whether pieces meet."""
     for piece in pieces:
-        if now_state != piece.state:
-            now_state = piece.state
+        now_state = piece.state
         for moment in piece.moments:
             before = now_state
             result = step(before, moment.event, moment.at, piece.config)
