@@ -114,12 +114,16 @@ def read_recording(packed: bytes) -> list[Piece]:
 
 
 def played(pieces: list[Piece]) -> Iterator[Played]:
-    """Every moment, decided anew from the state that its piece starts from; `joints` tells whether pieces meet."""
+    """Every moment, decided anew from the state that its piece starts from; `joints` tells whether pieces meet.
+
+    Raises:
+        ProtocolViolation: a moment that cannot be decided at all: a state that never was, or a bug of ours.
+    """
     for piece in pieces:
         now_state = piece.state
         for moment in piece.moments:
             before = now_state
-            result = step(before, moment.event, moment.at, piece.config)
+            result = _decided(before, moment, piece.config)
             now_state = result.state
             broken = invariants.violations(before, moment.event, result, moment.at, piece.config)
             wall_s = piece.wall_s + moment.at - piece.at
@@ -132,10 +136,18 @@ def joints(pieces: list[Piece]) -> list[str]:
     for at, (earlier, later) in enumerate(pairwise(pieces), 1):
         reached = earlier.state
         for moment in earlier.moments:
-            reached = step(reached, moment.event, moment.at, earlier.config).state
+            reached = _decided(reached, moment, earlier.config).state
         if reached != later.state:
             problems.append(f"piece {at + 1} does not start from where piece {at} ends")
     return problems
+
+
+def _decided(before: NannyState, moment: Moment, numbers: PolicyConfig) -> Step:
+    try:
+        return step(before, moment.event, moment.at, numbers)
+    except Exception as error:
+        what = f"{type(moment.event).__name__} at {moment.at:.3f}"
+        raise ProtocolViolation(f"recording: {what} cannot be decided: {error!r}") from error
 
 
 def _difference(moment: Moment, result: Step) -> str:

@@ -40,9 +40,12 @@ def replay(options: argparse.Namespace, node: Node, terminal: Terminal) -> int:
         terminal.progress(f"saved {len(packed)} bytes; nannyctl replay {options.save} tells them")
         return exit_codes.OK
     try:
-        pieces = read_recording(packed)
+        return _tell(read_recording(packed), source, options, terminal)
     except ProtocolViolation as error:
         raise RequestRefused(f"{source}: {error}", "replay it with the version that recorded it") from error
+
+
+def _tell(pieces: list[Piece], source: str, options: argparse.Namespace, terminal: Terminal) -> int:
     summary = _Summary(pieces)
     moments = summary.watch(played(pieces), options.last_s)
     if options.json:

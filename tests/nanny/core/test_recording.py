@@ -154,3 +154,11 @@ def test_what_is_no_recording_is_refused_by_name(lines: list[Any], told: str) ->
 def test_bytes_that_are_no_gzip_are_refused() -> None:
     with pytest.raises(ProtocolViolation, match="no gzip"):
         read_recording(b'{"recording": 1}')
+
+
+def test_a_moment_that_cannot_be_decided_at_all_is_named() -> None:
+    """By a recording of a state that never was, or of another version with other rules: no stack for the operator."""
+    impossible = _start(lambda s: s["state"]["worker"].update(stage="ready", deadline=0.5))
+    pieces = read_recording(_packed(impossible, [1.0, {"is": "TimePassed"}]))
+    with pytest.raises(ProtocolViolation, match=r"TimePassed at 1\.000 cannot be decided: AssertionError"):
+        list(played(pieces))
