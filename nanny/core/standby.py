@@ -211,6 +211,8 @@ def step(
         case _:
             assert_never(event)
     _due(draft)
+    if isinstance(event, TimePassed):
+        _overdue(draft)
     return draft.standby, tuple(draft.actions)
 
 
@@ -332,39 +334,46 @@ def _memory_looked(draft: _Draft, event: MemoryLooked) -> None:
 
 
 def _due(draft: _Draft) -> None:
-    """Whatever deadline was reached, whichever event came first."""
+    """Whatever is due by now, whichever event came first."""
     standby, config, now = draft.standby, draft.config, draft.now
     good_at = (
         None if standby.is_proven or standby.ready_since is None else standby.ready_since + config.after_s
     )
     if _is_due(good_at, now):
         draft.change(is_proven=True, quick_deaths=0)
+    if standby.stage is Stage.PARKED:
+        _parked_due(draft)
+    elif (
+        standby.stage is Stage.NONE
+        and _is_due(_wanted_at(draft.standby, config), now)
+        and now >= standby.look_at
+    ):
+        # Whether there is room for one decides; the answer makes it.
+        draft.change(look_at=now + config.memory_interval_s)
+        draft.actions.append(LookAtMemory())
+
+
+def _overdue(draft: _Draft) -> None:
+    """Who has not been heard of in time: judged once the shell has told all that had come by now, and not before.
+
+    After a standstill of the nanny other news may come first, and the answer right behind them.
+    """
+    standby, config, now = draft.standby, draft.config, draft.now
     unwoken = None if standby.is_taken else standby.promoted
     if unwoken is not None and now >= standby.promoted_at + config.wake_timeout_s:
         draft.change(is_taken=True)
         draft.actions.append(KillUnwoken(unwoken))
         draft.fail()
-    match standby.stage:
-        case Stage.NONE:
-            if _is_due(_wanted_at(draft.standby, config), now) and now >= standby.look_at:
-                # Whether there is room for one decides; the answer makes it.
-                draft.change(look_at=now + config.memory_interval_s)
-                draft.actions.append(LookAtMemory())
-        case Stage.MAKING:
-            if now >= standby.since + config.make_timeout_s:
-                draft.fail()
-                draft.drop(Reason.NOT_PARKED, f"not parked within {config.make_timeout_s:g} s")
-        case Stage.PARKED:
-            _parked_due(draft)
-        case Stage.CALLED:
-            if now < standby.since + config.answer_timeout_s:
-                pass
-            elif standby.has_answered:
-                # It was not wanted so soon; what it answered says little about later.
-                draft.enter(Stage.PARKED, has_answered=False)
-            else:
-                draft.fail()
-                draft.drop(Reason.NO_ANSWER, f"no answer within {1000 * config.answer_timeout_s:g} ms")
+    if standby.stage is Stage.MAKING and now >= standby.since + config.make_timeout_s:
+        draft.fail()
+        draft.drop(Reason.NOT_PARKED, f"not parked within {config.make_timeout_s:g} s")
+    if standby.stage is Stage.CALLED and now >= standby.since + config.answer_timeout_s:
+        if standby.has_answered:
+            # It was not wanted so soon; what it answered says little about later.
+            draft.enter(Stage.PARKED, has_answered=False)
+        else:
+            draft.fail()
+            draft.drop(Reason.NO_ANSWER, f"no answer within {1000 * config.answer_timeout_s:g} ms")
 
 
 def _parked_due(draft: _Draft) -> None:

@@ -308,6 +308,17 @@ def test_a_wake_that_is_not_taken_ends_the_life() -> None:
     assert world.wait(100.0) == []
 
 
+def test_after_a_standstill_silence_counts_only_once_all_that_came_was_heard() -> None:
+    """The nanny itself was stopped for long: other news come first, and the answer right behind them."""
+    world = World().parked()
+    world.tell(ev.ChildWanted(life(2)))
+    world.now += 10.0
+    assert world.tell(ev.CodeChanged(7, "of one long gone"), ev.Answered(1)) == [ev.Promote(1, life(2))]
+    world.now += 10.0
+    assert world.tell(ev.WorkerReady(world.now), ev.WakeTaken(life(2))) == []
+    assert world.wait(20.0) == []
+
+
 NUMBERS = st.integers(1, 4)
 EVENTS: st.SearchStrategy[Sequence[tuple[float, ev.Event]]] = st.lists(
     st.tuples(
