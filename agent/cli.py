@@ -16,8 +16,10 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
+    from agent.code_stamp import Comparison
     from agent.config import AgentConfig
     from agent.main import Prepared
     from agent.telemetry.probe_launch import LaunchedServer
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _ASKING = frozenset({"check-config", "--version", "-h", "--help"})
 _FIRST_SWITCH_S = 0.0001  # who has waited for a worker is answered while this one still gets up
+_BURY_INTERVAL_S = 5.0
 _IMPORT_LIMIT_S = 60.0  # from a cold disk over a busy network
 
 
@@ -90,7 +93,9 @@ def _run_when_woken(words: list[str]) -> int:
     from agent.vitals.config import claim_environ  # noqa: PLC0415
     from agent.vitals.thread import start_vitals  # noqa: PLC0415
 
-    wait_for_wake(os.environ, Comparison(code_stamp(files_read(words, config))))
+    comparison = Comparison(code_stamp(files_read(words, config)))
+    wait_for_wake(os.environ, comparison)
+    _bury(prepared.loop, comparison)
     claimed = claim_environ(os.environ)
     if claimed.listener_fd is None:
         vitals = _start_with_settings(claimed, config)
@@ -101,6 +106,12 @@ def _run_when_woken(words: list[str]) -> int:
         _adjust(vitals, config)
         prepared.loop.call_soon(sys.setswitchinterval, claimed.switch_interval_s)
     return run(config, claimed.incarnation, vitals, prepared)
+
+
+def _bury(loop: AbstractEventLoop, comparison: Comparison) -> None:
+    """Wait for the child of a comparison that the wake has cut short, without waiting."""
+    if not comparison.is_over():
+        loop.call_later(_BURY_INTERVAL_S, _bury, loop, comparison)
 
 
 def _adjust(vitals: Vitals, config: AgentConfig) -> None:

@@ -74,13 +74,23 @@ class Comparison:
         with suppress(ChildProcessError):
             # It has written or is dead: between that and its end stands nothing that waits.
             os.waitpid(self._pid, 0)
+        self._pid = 0
         return answer.decode("utf-8", "replace")
 
     def leave(self) -> None:
-        """Go on without an answer; a child that is still at it keeps nothing of ours."""
+        """Go on without an answer; whoever goes on asks `is_over` until it is, or the child stays a zombie."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def is_over(self) -> bool:
+        """Whether no child is left to be waited for. Never waits: on a dead mount that may take for ever."""
+        if self._pid:
+            with suppress(ChildProcessError):
+                if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+                    return False
+            self._pid = 0
+        return True
 
     def _compare(self, write_fd: int, not_for_the_child: int) -> None:
         try:

@@ -14,7 +14,7 @@ from agent.code_stamp import Comparison, code_stamp, first_change
 from nanny.protocol import standby_words
 from nanny.protocol.errors import ProtocolViolation
 from tests.support.dead_mount import dead_mount, why_no_dead_mount
-from tests.support.processes import StartedProcess, spawn_python
+from tests.support.processes import StartedProcess, spawn_python, wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_behind")
 WHY_NOT = why_no_dead_mount()
@@ -155,6 +155,16 @@ def test_there_is_one_comparison_at_a_time_and_nothing_of_it_stays() -> None:
     assert comparison.fd == -1
     comparison.leave()
     os.close(not_for_the_child)
+
+
+def test_a_comparison_that_the_wake_cuts_short_leaves_no_zombie() -> None:
+    comparison = Comparison(code_stamp())
+    assert comparison.is_over()
+    not_for_the_child = os.open("/dev/null", os.O_RDONLY)
+    assert comparison.begin(not_for_the_child)
+    comparison.leave()
+    os.close(not_for_the_child)
+    wait_until(comparison.is_over, 20, "its child to be waited for")
 
 
 @pytest.mark.parametrize("frame", [b"wake", b"wake ", b"wake []", b'wake {"a": 1}', b"wake {"])
