@@ -44,7 +44,8 @@ class ChildSpec:
         argv: the program and its arguments; without a slash it is searched in the PATH of `environ`.
         environ: its whole environment.
         cwd: where it starts; None keeps ours.
-        user: uid, gid and supplementary groups; None keeps ours.
+        user: uid, gid and supplementary groups, or a name that the child looks up (a directory service may hang,
+            and then it is the child that does); None keeps ours.
         descriptors: pairs (ours, the child's number); ours may be closed as soon as `park` returned. 0 to 2
             are inherited where no pair names them, nothing else is.
         pass_listen_pid: set LISTEN_PID to the child's pid (sd_listen_fds(3)).
@@ -60,7 +61,7 @@ class ChildSpec:
     argv: tuple[str, ...]
     environ: dict[str, str]
     cwd: str | None = None
-    user: tuple[int, int, tuple[int, ...]] | None = None
+    user: tuple[int, int, tuple[int, ...]] | str | None = None
     descriptors: tuple[tuple[int, int], ...] = ()
     pass_listen_pid: bool = False
     pass_watchdog_pid: bool = False
@@ -257,8 +258,9 @@ def _wait_and_execute(spec: ChildSpec, go_read: int, error_write: int) -> NoRetu
             os.umask(spec.umask)
         _set_priorities(spec)
         if spec.user is not None:
-            uid, gid, groups = spec.user
-            step, about = "user", f"uid {uid}, gid {gid}, groups {groups}"
+            step, about = "user", str(spec.user)
+            uid, gid, groups = _ids_of(spec.user) if isinstance(spec.user, str) else spec.user
+            about = f"uid {uid}, gid {gid}, groups {groups}"
             os.setgroups(groups)
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
@@ -273,6 +275,16 @@ def _wait_and_execute(spec: ChildSpec, go_read: int, error_write: int) -> NoRetu
     except BaseException as error:
         _report(error_write, 0, step, f"{about}: {type(error).__name__}: {error}")
     os._exit(_EXIT_NOT_EXECUTED)
+
+
+def _ids_of(name: str) -> tuple[int, int, tuple[int, ...]]:
+    import pwd  # noqa: PLC0415  # only where a user is configured
+
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise LookupError("there is no such user: create it, or correct the setting") from None
+    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid))
 
 
 def _enter_cgroup(directory: str | None) -> None:

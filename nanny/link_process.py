@@ -94,7 +94,7 @@ class LinkProcess:
         return fork_gate.ChildSpec(
             argv=config.link_command,
             environ=environ,
-            user=worker_spec.user_ids(config.link_user),
+            user=config.link_user,
             descriptors=tuple(placed),
             pass_watchdog_pid=True,
         )

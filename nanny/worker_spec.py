@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from nanny.errors import HostError
 from nanny.fork_gate import ChildSpec
 from nanny.protocol.standby_words import CHANNEL_FD, STANDBY_FD_VARIABLE
 
@@ -59,11 +58,7 @@ def worker_environ(
 def worker_spec(
     config: NannyConfig, incarnation: str, notify_path: str, descriptors: Descriptors, cgroup: str | None
 ) -> ChildSpec:
-    """The child that runs the configured command.
-
-    Raises:
-        HostError: the configured user does not exist.
-    """
+    """The child that runs the configured command."""
     has_listener = descriptors.listener_fd >= 0
     placed = [(descriptors.stacks_fd, STACKS_FD)]
     if descriptors.output_fd >= 0:
@@ -74,7 +69,7 @@ def worker_spec(
         argv=config.command,
         environ=worker_environ(config, incarnation, notify_path, has_listener=has_listener),
         cwd=config.working_directory,
-        user=user_ids(config.worker_user),
+        user=config.worker_user,
         descriptors=tuple(placed),
         pass_listen_pid=has_listener,
         pass_watchdog_pid=config.heartbeat == "watchdog",
@@ -86,11 +81,7 @@ def worker_spec(
 def standby_spec(
     config: NannyConfig, channel_fd: int, descriptors: Descriptors, cgroup: str | None
 ) -> ChildSpec:
-    """The child that runs the configured command up to its park: a worker without identity, voice and listener.
-
-    Raises:
-        HostError: the configured user does not exist.
-    """
+    """The child that runs the configured command up to its park: a worker without identity, voice and listener."""
     spec = worker_spec(config, "", "", replace(descriptors, listener_fd=-1), cgroup)
     return replace(
         spec,
@@ -131,22 +122,3 @@ def _life_long_environ(config: NannyConfig) -> dict[str, str]:
 def base_environment() -> dict[str, str]:
     """Our environment without what was meant for us alone."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-
-
-def user_ids(name: str | None) -> tuple[int, int, tuple[int, ...]] | None:
-    """Uid, gid and groups of a user; None keeps ours.
-
-    Raises:
-        HostError: there is no such user.
-    """
-    if name is None:
-        return None
-    import pwd  # noqa: PLC0415  # only where a user is configured
-
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise HostError(
-            f"user {name!r}", 0, "/etc/passwd", "the child cannot be started as that user"
-        ) from None
-    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid))

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import gc
 import os
+import pwd
 import resource
 import select
 import signal
@@ -259,6 +260,12 @@ def test_the_child_becomes_the_user_and_loses_our_groups() -> None:
         "Gid": ["65533"] * 4,
         "Groups": ["100", "200"],
     }
+
+
+@pytest.mark.root
+def test_the_child_looks_up_its_user_itself() -> None:
+    entry = pwd.getpwnam("nobody")
+    assert answer_of(sh("id -u; id -g", user="nobody")).split() == [str(entry.pw_uid), str(entry.pw_gid)]
 
 
 @pytest.mark.root
