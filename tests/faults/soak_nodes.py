@@ -21,7 +21,7 @@ from tests.faults.fault_node import send
 from tests.faults.journal_story import read_story
 from tests.faults.node_stock import NodeStock, helpers, incarnations_alive, settled_stock, take_stock
 from tests.support.processes import wait_until
-from tests.support.real_nanny import BEATS
+from tests.support.real_nanny import BEATS, PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,15 +173,15 @@ class SoakNode:
 
     def stop_and_start(self, _: random.Random) -> None:
         before = self.node.status()
-        self.node.order("stop")
+        self._want("stop")
         self.node.wait_for_phase("down")
-        self.node.order("start")
+        self._want("start")
         self._healed(before, replaced=True)
 
     def drain_and_undrain(self, _: random.Random) -> None:
         before = self.node.status()
-        self.node.order("drain")
-        self.node.order("undrain")
+        self._want("drain")
+        self._want("undrain")
         self._healed(before, replaced=False)
 
     def kill_helper(self, dice: random.Random) -> None:
@@ -239,6 +239,10 @@ class SoakNode:
         times = before["nanny"]["reexecuted"]
         self.node.wait_for(lambda status: status["nanny"]["reexecuted"] > times, "the new image")
         self._healed(before, replaced=False)
+
+    def _want(self, kind: str) -> None:
+        """Order it; refused while a killed writer of the journal is being replaced, it is ordered again."""
+        wait_until(lambda: self.node.order(kind)["outcome"] != "rejected", PATIENCE_S, f"{kind} to be taken")
 
     def _healed(self, before: dict[str, Any], *, replaced: bool | None, other_link: bool = False) -> None:
         """Wait until it runs; `replaced` tells whether by a later worker, None: either."""
