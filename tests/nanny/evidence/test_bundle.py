@@ -36,24 +36,25 @@ FILES = {
     "summary.txt",
 }
 
+# Ready is said by the culprit: from then on it is on the stack, whenever that is looked at.
 ASLEEP = """
 def culprit():
+    os.write(1, b"ready\\n")
     time.sleep(600)
-ready()
 culprit()
 """
 SPINNING = """
 def culprit():
+    os.write(1, b"ready\\n")
     while True:
         pass
-ready()
 culprit()
 """
 HOLDING_THE_GIL = """
 libc = ctypes.PyDLL(None)
 def culprit():
+    os.write(1, b"ready\\n")
     libc.sleep(600)
-ready()
 culprit()
 """
 
