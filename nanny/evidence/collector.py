@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FALLBACK_LIMITS: Final = retention.Limits(4, 8 << 20)
 _COSTLY_S: Final = 0.4
+_UNHURRIED_NICE: Final = 10
 _KERNEL_LOG_S: Final = 0.2
 _KEPT_FOR_FALLBACK_S: Final = 0.2
 _LEAST_WRITING_S: Final = 0.3
@@ -41,6 +42,9 @@ def collect(order: Order) -> None:
     """Make the bundle, answer on ``result_fd``, tidy up. The whole life of the helper."""
     with suppress(HostError):
         set_process_name("nanny-evidence")
+    if order.post_mortem:
+        # Nobody's kill waits for it, and the next worker is starting meanwhile.
+        os.nice(_UNHURRIED_NICE)
     collection = _Collection(order)
     try:
         answer = collection.run()
