@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.systemd.installation import PREFIX
-from tests.systemd.node import QUICK, Node, assert_always_answered, wanted_of
+from tests.systemd.node import QUICK, Node, assert_always_answered, says_what_the_nanny_says, wanted_of
 
 DEAF = {
     "command": ["/usr/bin/python3", "/src/inside/crier.py"],
@@ -152,8 +152,9 @@ def test_everything_killed_at_once_comes_back_as_one_worker(node: Node) -> None:
 def test_an_ordered_stop_is_no_stop_of_the_unit(node: Node) -> None:
     node.nannyctl("stop", "--reason", "test")
 
-    told = node.wait_until_in_phase("down")
+    node.wait_until_in_phase("down")
 
+    told = node.wait_for(says_what_the_nanny_says, "the nanny's words in systemctl status")
     assert told["units"]["nodenanny"]["ActiveState"] == "active"
     assert told["units"]["nodenanny"]["StatusText"].startswith("down")
     node.box.run("systemctl", "restart", "nodenanny")
