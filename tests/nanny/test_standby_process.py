@@ -107,7 +107,10 @@ def test_that_a_fenced_life_dies_at_last_says_nothing_of_its_successor(bench: Be
 
 
 def test_an_ordered_restart_is_cold_also_where_the_old_worker_had_to_be_fenced(bench: Bench) -> None:
-    bench.standby.state = replace(bench.standby.state, stage=Stage.PARKED, number=1)
+    now = bench.now
+    bench.standby.state = replace(
+        bench.standby.state, stage=Stage.PARKED, number=1, since=now, made_at=now, check_at=now + 3600.0
+    )
     bench.tell(e.CommandReceived(RESTART))
     while FIRST not in bench.state.fenced:
         bench.pass_deadline()
