@@ -7,9 +7,9 @@ from its role. Sizes, clients and output are bounded; whoever breaks a bound los
 notices. When all places are taken, the client that has been silent for longest makes room: forgotten connections
 must not lock an operator out.
 
-A turn of the loop serves requests one by one around all clients that ask, up to a number and a time, and accepts a
-bounded number of clients: whoever asks faster is answered no sooner, and beats and deadlines are served in between.
-unix(7).
+Whoever has said something stands in line. A turn of the loop goes along that line: from each client one read and one
+request at a time, up to a number and a time for all of them together. So whoever says more is answered no sooner, and
+beats and deadlines are served in between. unix(7).
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ _OUTPUT_LIMIT_BYTES: Final = 4 << 20
 _ALL_OUTPUT_LIMIT_BYTES: Final = 8 << 20
 """Of all clients together: who reads least loses the connection."""
 _CLIENTS_LIMIT: Final = 64
-_REQUESTS_A_TURN: Final = 32
-_SERVING_A_TURN_S: Final = 0.01
-"""Once so much time was spent on requests, the next one waits for the next turn."""
+_TURNS_IN_LINE: Final = 32
+_SERVING_S: Final = 0.01
+"""Once so much time of a turn of the loop was spent on reads and requests, whoever is next waits for the next one."""
 _ACCEPTS_A_CALL: Final = 8
-_READS_A_TURN: Final = 4
 _CHUNK_BYTES: Final = 64 << 10
 _ID_LIMIT: Final = 128
 
@@ -74,6 +73,8 @@ class Client:
     waiting: bytearray = field(default_factory=bytearray)
     """Output that the socket did not take yet."""
     subscribed: bool = False
+    is_in_line: bool = False
+    """Whether its turn is yet to come: until then its descriptor is not watched."""
     asked_at: float = 0.0
     """When it last said something."""
     searched: int = 0
@@ -101,8 +102,8 @@ class ControlSocket:
         self._role_of = role_of
         self._requests: dict[str, tuple[frozenset[Role], Callable[[dict[str, Any], Client], Any]]] = {}
         self._clients: dict[int, Client] = {}
-        self._asking: dict[int, Client] = {}
-        """Those of whom a whole request is here, in the order in which they are served."""
+        self._line: dict[int, Client] = {}
+        """Those who have said something, in the order in which they are heard and served."""
         self.refused_total = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with suppress(FileNotFoundError):
@@ -114,7 +115,9 @@ class ControlSocket:
         os.chmod(path, 0o660 if group_id is not None else 0o600)
         self._listener.listen(_CLIENTS_LIMIT)
         loop.watch(self._listener.fileno(), self._accept)
-        loop.add_source(DeadlineSource(lambda: self._loop.now if self._asking else None, self._serve_asking))
+        loop.add_source(
+            DeadlineSource(lambda: self._loop.now if self._line else None, self._go_along_the_line)
+        )
 
     def serve(self, name: str, roles: frozenset[Role], run: Callable[[dict[str, Any], Client], Any]) -> None:
         """Say who may ask for what; ``run`` gives the result, None when the answer comes later."""
@@ -175,53 +178,76 @@ class ControlSocket:
         self._drop(silent)
 
     def _ready(self, client: Client) -> None:
-        """Take in what came, up to the first whole request; it is served when its turn comes."""
+        """It has said something, or takes output again: it stands in line, and is not watched meanwhile."""
+        fd = client.connection.fileno()
+        client.asked_at = self._loop.now
+        client.is_in_line = True
+        self._line[fd] = client
+        self._loop.unwatch(fd)
+
+    def _go_along_the_line(self, _now: float) -> None:
+        """A turn's share, until the number or the time is spent: who asks for more stands at the end again."""
+        began_at = monotonic()
+        for _ in range(_TURNS_IN_LINE):
+            if not self._line or monotonic() - began_at > _SERVING_S:
+                return
+            fd = next(iter(self._line))
+            client = self._line.pop(fd)
+            is_asking = self._hear_and_serve(client)
+            if client.connection.fileno() != fd:
+                continue
+            if is_asking:
+                self._line[fd] = client
+            else:
+                client.is_in_line = False
+                self._loop.watch(fd, lambda client=client: self._ready(client))  # type: ignore[misc]
+                if client.waiting:
+                    self._await_room(client)
+
+    def _hear_and_serve(self, client: Client) -> bool:
+        """One client's turn: one read unless a request is here, then one request; whether another one is here."""
         if client.waiting:
             self._flush(client)
-        for _ in range(_READS_A_TURN):
-            if client.connection.fileno() < 0 or self._is_asking(client):
-                return
-            try:
-                chunk = client.connection.recv(_CHUNK_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                chunk = b""
-            if not chunk:
-                self._drop(client)
-                return
-            client.received += chunk
-            client.asked_at = self._loop.now
-        self._is_asking(client)
+        end = self._end_of_request(client)
+        if end < 0 and self._hear(client):
+            end = self._end_of_request(client)
+        if end < 0:
+            return False
+        line = bytes(client.received[:end])
+        del client.received[: end + 1]
+        client.searched = 0
+        self._serve_line(client, line)
+        return self._end_of_request(client) >= 0
 
-    def _is_asking(self, client: Client) -> bool:
-        """Whether a whole request is here; who asks stands in line, who asks too much loses the connection."""
+    def _hear(self, client: Client) -> bool:
+        """Read once; whether anything came that may make a request whole."""
+        if client.connection.fileno() < 0:
+            return False
+        try:
+            chunk = client.connection.recv(_CHUNK_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._drop(client)
+            return False
+        # Empty lines ask for nothing, and are not even kept.
+        client.received += chunk if client.received else chunk.lstrip()
+        return True
+
+    def _end_of_request(self, client: Client) -> int:
+        """Where the first request ends, -1 where none is whole; who asks too much loses the connection."""
         if client.received[:1].isspace():
-            # Empty lines ask for nothing: a flood of them must not cost a turn each.
             client.received = client.received.lstrip()
             client.searched = 0
-        if client.received.find(b"\n", client.searched) >= 0:
-            self._asking.setdefault(client.connection.fileno(), client)
-            return True
-        client.searched = len(client.received)
-        if client.searched > REQUEST_LIMIT_BYTES:
-            self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
-            self._drop(client)
-        return False
-
-    def _serve_asking(self, _now: float) -> None:
-        """Serve a turn's share: one request each, around and around, until the number or the time is spent."""
-        began_at = monotonic()
-        for _ in range(_REQUESTS_A_TURN):
-            if not self._asking or monotonic() - began_at > _SERVING_A_TURN_S:
-                return
-            fd = next(iter(self._asking))
-            client = self._asking.pop(fd)
-            line, _, client.received = client.received.partition(b"\n")
-            client.searched = 0
-            self._serve_line(client, bytes(line))
-            if client.connection.fileno() == fd:
-                self._is_asking(client)
+        end = client.received.find(b"\n", client.searched)
+        if end < 0:
+            client.searched = len(client.received)
+            if client.searched > REQUEST_LIMIT_BYTES:
+                self.refuse(client, None, f"a request has at most {REQUEST_LIMIT_BYTES} bytes")
+                self._drop(client)
+        return end
 
     def _serve_line(self, client: Client, line: bytes) -> None:
         if not line.strip():
@@ -266,7 +292,6 @@ class ControlSocket:
                 self._drop(one)
 
     def _flush(self, client: Client) -> None:
-        fd = client.connection.fileno()
         try:
             while client.waiting:
                 sent = client.connection.send(client.waiting[:_CHUNK_BYTES])
@@ -276,13 +301,18 @@ class ControlSocket:
         except OSError:
             self._drop(client)
             return
+        if not client.is_in_line:
+            self._await_room(client)
+
+    def _await_room(self, client: Client) -> None:
+        fd = client.connection.fileno()
         self._loop.watch_writable(fd, lambda: self._ready(client), wanted=bool(client.waiting))
 
     def _drop(self, client: Client) -> None:
         fd = client.connection.fileno()
         if fd >= 0:
             self._clients.pop(fd, None)
-            self._asking.pop(fd, None)
+            self._line.pop(fd, None)
             self._loop.unwatch(fd)
             client.connection.close()
 

@@ -73,6 +73,74 @@ class ServerConfig:
         section="syncer",
     )
 
+    sightings_interval_s: float = setting(
+        30.0,
+        help="How often the times at which nodes were last seen are written, all together.",
+        minimum=0.05,
+        section="syncer",
+    )
+
+    demotion_brake_share: float = setting(
+        0.5,
+        help="Demotions freeze when this share of the fleet turns bad within demotion_brake_window_s.",
+        minimum=0.01,
+        maximum=1.0,
+        section="brakes",
+    )
+    demotion_brake_nodes: int = setting(
+        10, help="And at least so many nodes turn bad.", minimum=1, section="brakes"
+    )
+    demotion_brake_fleet: int = setting(
+        20, help="And the fleet has at least so many nodes.", minimum=1, section="brakes"
+    )
+    demotion_brake_window_s: float = setting(300.0, help="Within so long.", minimum=0.1, section="brakes")
+
+    repair: str = setting(
+        "dry-run",
+        help="Whether stalled or silent workers are restarted by the server; dry-run only says what it would do.",
+        choices=("off", "dry-run", "on"),
+        section="repair",
+    )
+    repair_after_s: float = setting(
+        90.0,
+        help="A worker that stalls for longer than this is the server's to repair; above the nanny's own ladder.",
+        minimum=0.1,
+        section="repair",
+    )
+    repair_node_interval_s: float = setting(
+        900.0, help="At most one repair of a node in so long.", minimum=0.1, section="repair"
+    )
+    repair_node_daily: int = setting(
+        3, help="At most so many repairs of a node in a day.", minimum=0, section="repair"
+    )
+    repair_fleet_window_s: float = setting(
+        600.0, help="The fleet's budget of repairs is for so long.", minimum=0.1, section="repair"
+    )
+    repair_fleet_share: float = setting(
+        0.01,
+        help="At most this share of the fleet is repaired within the window, one node at least.",
+        minimum=0.0,
+        maximum=1.0,
+        section="repair",
+    )
+
+    events_kept_s: float = setting(
+        30 * 86400.0, help="Events older than this are dropped.", minimum=60.0, section="events"
+    )
+    events_limit: int = setting(
+        1_000_000, help="Of more events than this the oldest are dropped.", minimum=100, section="events"
+    )
+    webhook_url: str | None = setting(
+        None, help="Events are posted to this URL, as CloudEvents in JSON.", section="events"
+    )
+    webhook_types: str = setting(
+        "", help="Only events whose type begins with one of these, comma-separated.", section="events"
+    )
+
+    evidence_limit_mib: int = setting(
+        1024, help="Uploaded evidence bundles may take so much of data_dir.", minimum=1, section="evidence"
+    )
+
     keepalive_interval_s: float = setting(
         10.0,
         help="Ping a connection after so much silence; given up after three times that.",

@@ -15,6 +15,7 @@ from sqlalchemy import func, select, text
 
 from server_stub import events
 from server_stub.core.node_facts import Lifecycle, Stored, Word
+from server_stub.core.shards import shard_of
 from server_stub.store.tables import NodeRow
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ async def meet(
                 machine_id=hello.machine_id,
                 has_link=is_link,
                 first_seen_wall_at=wall_at,
+                shard=shard_of(hello.node_id),
                 software_version=hello.software_version,
                 lifecycle=Lifecycle.ACTIVE,
                 state=Word.PENDING,

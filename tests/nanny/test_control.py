@@ -3,12 +3,16 @@
 Each test turns the loop by hand, so that what a turn does can be counted and no clock decides.
 """
 
+import fcntl
 import json
 import os
 import socket
+import struct
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -78,6 +82,15 @@ def answers_to(client: socket.socket) -> list[dict[str, Any]]:
     return [json.loads(line) for line in heard.splitlines()]
 
 
+def unread_by(desk: Desk) -> list[int]:
+    """Bytes in the socket of each client, FIONREAD."""
+    waiting = []
+    for client in desk.control._clients.values():
+        (count,) = struct.unpack("i", fcntl.ioctl(client.connection, termios.FIONREAD, bytes(4)))
+        waiting.append(count)
+    return waiting
+
+
 def test_a_turn_serves_a_bounded_number_of_requests_however_many_wait(desk: Desk) -> None:
     greedy = desk.connect()
     greedy.send(b'{"id":1,"do":"echo"}\n' * 2000)
@@ -115,6 +128,54 @@ def test_empty_lines_of_a_client_that_has_left_cost_no_turn_each(desk: Desk) -> 
     desk.turn(20)
     assert desk.served == 1
     assert len(desk.control._clients) == len(others)
+
+
+def test_a_turn_reads_once_from_each_client_however_much_all_of_them_have_sent(desk: Desk) -> None:
+    """Twenty full sockets, drained at once and filled again meanwhile, would hold up beats and deadlines."""
+    flooding = [desk.connect() for _ in range(20)]
+    desk.turn(3)
+    for client in flooding:
+        with suppress(BlockingIOError):
+            while True:
+                client.send(b"\n" * 50_000)
+    turns = 0
+    before = unread_by(desk)
+    assert min(before) > 128 << 10
+    while sum(before):
+        desk.turn()
+        turns += 1
+        after = unread_by(desk)
+        assert max(had - has for had, has in zip(before, after, strict=True)) <= 64 << 10
+        assert sum(before) > sum(after)
+        before = after
+    assert turns > 1
+    polite = desk.connect()
+    polite.send(b'{"id":1,"do":"echo"}\n')
+    desk.turn(2)
+    assert [one["ok"] for one in answers_to(polite)] == [True]
+
+
+def test_what_is_pushed_to_a_client_that_stands_in_line_reaches_it_whole(desk: Desk) -> None:
+    client = desk.connect()
+    client.send(b'{"id":1,"do":"echo"}\n' * 100)
+    desk.turn()
+    (served,) = desk.control._clients.values()
+    served.subscribed = True
+    assert (desk.served, served.is_in_line) == (32, True)
+    desk.control.push({"push": "x" * 1_000_000})
+    assert served.waiting
+    heard, pushes = 0, 0
+    text = b""
+    for _ in range(200):
+        desk.turn()
+        with suppress(BlockingIOError):
+            text += client.recv(1 << 20)
+    for line in text.splitlines():
+        told = json.loads(line)
+        heard += "id" in told
+        pushes += told.get("push") == "x" * 1_000_000
+    assert (heard, pushes) == (100, 1)
+    assert desk.raised == []
 
 
 def test_a_client_that_asks_once_is_served_after_one_round_beside_sixty_that_flood(desk: Desk) -> None:

@@ -88,6 +88,21 @@ def test_a_late_timer_is_told_before_anything_is_served(told: Told) -> None:
     assert order == ["due, late [3.0]"]
 
 
+def test_a_deadline_that_fell_due_while_a_turn_took_its_time_was_late(
+    told: Told, pipe: tuple[int, int]
+) -> None:
+    def take_time() -> None:
+        os.read(pipe[0], 1)
+        told.clock.monotonic_s += 0.75
+
+    told.loop.watch(pipe[0], take_time)
+    os.write(pipe[1], b"a")
+    told.loop.turn()
+    Once(told, 1000.25, lambda _: None)
+    told.loop.turn()
+    assert (told.loop.latest_s, told.late) == (0.5, [])
+
+
 def test_a_turn_that_stood_still_in_the_middle_is_late_too_and_drains_again(
     told: Told, pipe: tuple[int, int]
 ) -> None:

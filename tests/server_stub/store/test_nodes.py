@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from nanny.protocol.messages import Role
 from server_stub.store import nodes
@@ -215,17 +215,3 @@ async def test_a_message_with_quotes_is_stored_as_it_is(database: Database) -> N
         await nodes.store_verdicts(session, [change(await one(database), state_message=nasty)], 1.0)
 
     assert (await one(database)).state_message == nasty
-
-
-async def test_a_command_for_no_node_is_refused_by_the_database(database: Database) -> None:
-    from sqlalchemy.exc import IntegrityError
-
-    with pytest.raises(IntegrityError):
-        async with database.writing() as session:
-            await session.execute(
-                text(
-                    "INSERT INTO commands (id, node_id, kind, reason, actor, parameters, time_to_live_s, fingerprint,"
-                    " state, detail, created_wall_at, expires_wall_at, version_id)"
-                    " VALUES ('x', 'nobody', 'restart', '', '', '{}', 1, '', 'queued', '', 0, 0, 1)"
-                )
-            )
