@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from yarl import URL
 
 from nanny.protocol.session_events import SessionConfig
-from server_stub.api import Api
+from server_stub.api import application
 from server_stub.arrivals import ArrivalsByNode
 from server_stub.authorisation import Authorisation
 from server_stub.changes import Changes
@@ -36,6 +36,7 @@ from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.metrics import Metrics
 from server_stub.prober import Prober, ProbeSettings
+from server_stub.routing import Services
 from server_stub.store.engine import Database, sqlite_url
 from server_stub.syncer import Syncer
 from server_stub.views import Views
@@ -157,7 +158,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             limit=config.connections_limit,
             nodes_limit=config.nodes_limit,
         )
-        api = Api(
+        services = Services(
             database=database,
             arrivals=arrivals,
             syncer=syncer,
@@ -173,7 +174,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         loops = asyncio.create_task(_run_loops(syncer, commands), name="server loops")
         stack.push_async_callback(_cancel, loops)
         runner = web.AppRunner(
-            api.application(),
+            application(services),
             access_log=None,
             keepalive_timeout=KEEPALIVE_TIMEOUT_S,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,

@@ -1,0 +1,42 @@
+"""Routes about the server itself: its own livez and readyz, its metrics.
+
+https://kubernetes.io/docs/reference/using-api/health-checks/
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from aiohttp import web
+
+from server_stub.authorisation import Permission
+from server_stub.routing import Route, Routes
+from server_stub.store import nodes
+
+
+class ServerRoutes(Routes):
+    """How the server is."""
+
+    ROUTES: ClassVar = (
+        Route("GET", "/livez", Permission.OBSERVE, "200 while the server's loop runs", "livez"),
+        Route("GET", "/readyz", Permission.OBSERVE, "200 while its database answers", "readyz"),
+        Route("GET", "/metrics", Permission.OBSERVE, "Prometheus text", "get_metrics"),
+    )
+
+    async def livez(self, _request: web.Request) -> web.Response:
+        """Say that the loop runs."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Say that the database answers."""
+        async with self.services.database.reading() as session:
+            number = await nodes.count(session)
+        return web.json_response({"status": "ok", "nodes": number})
+
+    async def get_metrics(self, _request: web.Request) -> web.Response:
+        """Give the metrics."""
+        metrics = self.services.metrics
+        metrics.set("waiting_clients", self.services.changes.waiters)
+        return web.Response(
+            text=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
