@@ -119,8 +119,12 @@ system-deps:
 	@[ "$$(id -u)" = 0 ] || { echo 'needs root: sudo make system-deps'; exit 1; }
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends gcc libc6-dev git make procps python3 python3-venv faketime \
-	    mmdebstrap iproute2 util-linux e2fsprogs runit s6 \
+	    mmdebstrap iproute2 util-linux e2fsprogs runit s6 postgresql \
 	    $$(command -v systemd-notify >/dev/null || echo systemd)
+	@# Of prometheus only promtool: the package would start a server.
+	command -v promtool >/dev/null || { set -e; cd "$$(mktemp -d)"; apt-get download -qq prometheus; \
+	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool; \
+	    install -m 755 promtool /usr/local/bin/promtool; rm -r "$$PWD"; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
