@@ -17,6 +17,8 @@ from server_stub.problems import Problem
 from server_stub.store import nodes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp import web
     from structlog.typing import FilteringBoundLogger
 
@@ -38,8 +40,18 @@ LIST_LIMIT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """One thing that a request may say beside its path and body."""
+
+    name: str
+    schema: Mapping[str, Any]
+    """JSON Schema of its value."""
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the API."""
+    """One line of the API, described as far as `/openapi.json` says it to clients."""
 
     method: str
     path: str
@@ -48,6 +60,18 @@ class Route:
     """For the documentation."""
     handler: str
     """Name of the method of the class that has this line."""
+    query: tuple[Parameter, ...] | None = None
+    """All that it knows: a request with another, or with one twice, is refused. None: not described."""
+    headers: tuple[Parameter, ...] = ()
+    body: str | None = None
+    """Name of the schema of the JSON that it takes, in `schemas.SCHEMAS`; None: it takes no body."""
+    response: str | None = None
+    """Name of the schema of its answer, in `schemas.SCHEMAS`; None: not JSON."""
+    statuses: tuple[int, ...] = (200,)
+    """With which it answers what it was asked."""
+    problems: tuple[str, ...] = ()
+    """Codes of `problems.STATUS` that are its own; those that any route may meet are not named."""
+    content_types: tuple[str, ...] = ("application/json",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
