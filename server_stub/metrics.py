@@ -1,75 +1,119 @@
-"""Counts and gauges of the server, as Prometheus text.
+"""The server's metrics, declared in one table and kept by prometheus_client in a registry of the server's own.
 
-A metric is declared here with its help or doesn't exist; counting another is a KeyError in the tests. Small
-on purpose: the server's depth brings prometheus_client behind the same calls.
-https://prometheus.io/docs/instrumenting/exposition_formats/
+A metric is declared here with its kind, help and label names, or doesn't exist: counting another, or with
+other labels, is an error in the tests. Names follow Prometheus' rules (`promtool check metrics`).
+https://prometheus.io/docs/practices/naming/
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX: Final = "nodenanny_server_"
 
-DECLARED: Final[Mapping[str, tuple[str, str]]] = {
-    "probes_total": ("counter", "Checks of /healthz, by result class."),
+SHORT_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Buckets of what takes milliseconds, in seconds."""
+LONG_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+"""Buckets of what people and restarts take."""
+
+DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
+    "probes_total": ("counter", "Checks of /healthz, by result class.", "result"),
     "probe_tries_total": ("counter", "Single tries within checks."),
+    "probe_duration_seconds": ("histogram", "How long a check took, its tries together.", "result"),
     "sync_rounds_total": ("counter", "Rounds of the connectivity syncer."),
     "sync_round_failures_total": ("counter", "Rounds that failed as a whole and were left to the next."),
+    "sync_round_overruns_total": ("counter", "Rounds that took longer than the interval."),
     "sync_node_failures_total": ("counter", "Nodes left out of a round because judging them raised."),
-    "sync_round_seconds": ("gauge", "Duration of the last round."),
+    "sync_round_duration_seconds": ("histogram", "How long a round took."),
     "verdicts_written_total": ("counter", "Rows changed by the syncer."),
     "verdict_conflicts_total": ("counter", "Rows that another writer had changed, judged again."),
-    "nodes": ("gauge", "Nodes, by state."),
-    "connections": ("gauge", "Open connections, by role."),
-    "connections_refused_total": ("counter", "Connections ended by the server, by reason."),
-    "protocol_violations_total": ("counter", "Frames that broke the contract, by role."),
-    "messages_received_total": ("counter", "Messages delivered, by type."),
-    "commands_total": ("counter", "Changes of commands, by new state."),
+    "loop_lag_seconds": ("gauge", "How late the server's event loop last was."),
+    "database_writes_total": ("counter", "Transactions that were committed, by operation.", "operation"),
+    "database_write_failures_total": ("counter", "Transactions that failed, by operation.", "operation"),
+    "database_write_conflicts_total": (
+        "counter",
+        "Transactions tried again because another writer was faster.",
+    ),
+    "nodes": ("gauge", "Nodes, by state.", "state"),
+    "connections": ("gauge", "Open connections, by role.", "role"),
+    "connections_refused_total": ("counter", "Connections ended by the server, by reason.", "reason"),
+    "protocol_violations_total": ("counter", "Frames that broke the contract, by role.", "role"),
+    "messages_received_total": ("counter", "Messages delivered, by type.", "type"),
+    "commands_total": ("counter", "Changes of commands, by new state.", "state"),
+    "command_duration_seconds": ("histogram", "From order to outcome, by outcome.", "outcome"),
     "command_contradictions_total": ("counter", "Outcomes that differed from the one already stored."),
+    "command_delivery_failures_total": (
+        "counter",
+        "Deliveries that failed in the server and are tried again.",
+    ),
     "waiting_clients": ("gauge", "Requests that wait for a change."),
-    "http_requests_total": ("counter", "Requests to the API, by status."),
+    "http_requests_total": ("counter", "Requests to the API, by status.", "status"),
 }
+"""By name: kind, help, and the names of its labels."""
+
+_BUCKETS: Final[Mapping[str, tuple[float, ...]]] = {"command_duration_seconds": LONG_S}
 
 
 class Metrics:
-    """The values of this process."""
+    """The values of one server."""
 
     def __init__(self) -> None:
-        self._values: dict[str, dict[str, float]] = {name: {} for name in DECLARED}
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._by_name = {name: _made(name, declared, self._registry) for name, declared in DECLARED.items()}
 
     def count(self, name: str, by: float = 1, **label: str) -> None:
         """Add to a counter."""
-        series = self._values[name]
-        key = _labels(label)
-        series[key] = series.get(key, 0) + by
+        counter = self._by_name[name]
+        assert isinstance(counter, Counter), name
+        (counter.labels(**label) if label else counter).inc(by)
 
     def set(self, name: str, value: float, **label: str) -> None:
         """Set a gauge."""
-        self._values[name][_labels(label)] = value
+        gauge = self._by_name[name]
+        assert isinstance(gauge, Gauge), name
+        (gauge.labels(**label) if label else gauge).set(value)
+
+    def observe(self, name: str, value: float, **label: str) -> None:
+        """Add one value to a histogram."""
+        histogram = self._by_name[name]
+        assert isinstance(histogram, Histogram), name
+        (histogram.labels(**label) if label else histogram).observe(value)
 
     def value(self, name: str, **label: str) -> float:
-        """Give one value, 0 if it was never touched."""
-        return self._values[name].get(_labels(label), 0)
+        """Give one value, 0 if it was never touched; of a histogram, the number of its observations."""
+        sample = f"{name}_count" if DECLARED[name][0] == "histogram" else name
+        return self._registry.get_sample_value(PREFIX + sample, label) or 0.0
 
-    def render(self) -> str:
-        """Give all values as text in the exposition format 0.0.4."""
-        lines = []
-        for name, (kind, help_text) in DECLARED.items():
-            lines += [f"# HELP {PREFIX}{name} {help_text}", f"# TYPE {PREFIX}{name} {kind}"]
-            series = sorted(self._values[name].items())
-            lines += [f"{PREFIX}{name}{labels} {value:g}" for labels, value in series]
-        return "\n".join(lines) + "\n"
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Give all values in the format that the scraper's Accept header asks for, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
 
 
-def _labels(label: Mapping[str, str]) -> str:
-    if not label:
-        return ""
-    escaped = (
-        (key, value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n"))
-        for key, value in sorted(label.items())
-    )
-    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped) + "}"
+def _made(name: str, declared: tuple[str, ...], registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    kind, help_text, *labels = declared
+    match kind:
+        case "counter":
+            return Counter(PREFIX + name, help_text, labels, registry=registry)
+        case "gauge":
+            return Gauge(PREFIX + name, help_text, labels, registry=registry)
+        case "histogram":
+            buckets = _BUCKETS.get(name, SHORT_S)
+            return Histogram(PREFIX + name, help_text, labels, registry=registry, buckets=buckets)
+        case _:
+            raise ValueError(f"{name}: no such kind of metric as {kind}")

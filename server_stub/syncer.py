@@ -129,7 +129,7 @@ class Syncer:
         await self.settle(differing)
         self._count_states()
         self._metrics.count("sync_rounds_total")
-        self._metrics.set("sync_round_seconds", self._clock.monotonic() - started_at)
+        self._metrics.observe("sync_round_duration_seconds", self._clock.monotonic() - started_at)
 
     async def settle(self, node_ids: Iterable[str]) -> set[str]:
         """Bring the rows of these nodes up to date; give the ids of those that were written."""

@@ -33,10 +33,9 @@ class ServerRoutes(Routes):
             number = await nodes.count(session)
         return web.json_response({"status": "ok", "nodes": number})
 
-    async def get_metrics(self, _request: web.Request) -> web.Response:
+    async def get_metrics(self, request: web.Request) -> web.Response:
         """Give the metrics."""
         metrics = self.services.metrics
         metrics.set("waiting_clients", self.services.changes.waiters)
-        return web.Response(
-            text=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        text, content_type = metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": content_type})

@@ -1,18 +1,43 @@
-"""Metrics as Prometheus text."""
+"""Metrics: declared, counted, and in the form that Prometheus' own tool accepts."""
 
 from __future__ import annotations
+
+import shutil
+import subprocess
 
 import pytest
 
 from server_stub.metrics import DECLARED, PREFIX, Metrics
 
+NEEDS_PROMTOOL = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (make system-deps)"
+)
 
-def test_every_metric_is_declared_with_type_and_help() -> None:
-    text = Metrics().render()
+
+def touched() -> Metrics:
+    metrics = Metrics()
+    for name, (kind, _, *labels) in DECLARED.items():
+        label = dict.fromkeys(labels, "one")
+        match kind:
+            case "counter":
+                metrics.count(name, 1, **label)
+            case "gauge":
+                metrics.set(name, 1.0, **label)
+            case _:
+                metrics.observe(name, 0.1, **label)
+    return metrics
+
+
+def test_every_metric_is_told_with_type_and_help() -> None:
+    text = touched().render()[0].decode()
 
     assert [name for name in DECLARED if f"# TYPE {PREFIX}{name} {DECLARED[name][0]}\n" not in text] == []
+    assert [name for name in DECLARED if f"# HELP {PREFIX}{name} {DECLARED[name][1]}\n" not in text] == []
+
+
+def test_only_counters_are_called_total() -> None:
     assert [
-        name for name, (kind, _) in DECLARED.items() if (kind == "counter") != name.endswith("_total")
+        name for name, (kind, *_) in DECLARED.items() if (kind == "counter") != name.endswith("_total")
     ] == []
 
 
@@ -21,19 +46,51 @@ def test_an_undeclared_metric_is_an_error() -> None:
         Metrics().count("surprises_total")
 
 
-def test_counts_add_up_and_gauges_are_set() -> None:
+def test_an_undeclared_label_is_an_error() -> None:
+    with pytest.raises(ValueError, match="label"):
+        Metrics().count("probes_total", surprise="x")
+
+
+def test_counts_add_up_gauges_are_set_and_histograms_count_their_values() -> None:
     metrics = Metrics()
     metrics.count("probes_total", result="ok")
     metrics.count("probes_total", 2, result="ok")
     metrics.set("nodes", 3, state="READY")
     metrics.set("nodes", 5, state="READY")
+    metrics.observe("probe_duration_seconds", 0.002, result="ok")
+    metrics.observe("probe_duration_seconds", 20.0, result="ok")
 
     assert metrics.value("probes_total", result="ok") == 3
-    assert f'{PREFIX}nodes{{state="READY"}} 5\n' in metrics.render()
+    assert metrics.value("nodes", state="READY") == 5
+    assert metrics.value("probe_duration_seconds", result="ok") == 2
+    assert metrics.value("probes_total", result="timeout") == 0
+
+
+def test_two_servers_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.count("sync_rounds_total")
+
+    assert (one.value("sync_rounds_total"), other.value("sync_rounds_total")) == (1, 0)
 
 
 def test_label_values_are_escaped() -> None:
     metrics = Metrics()
     metrics.count("probes_total", result='a"b\\c\nd')
 
-    assert f'{PREFIX}probes_total{{result="a\\"b\\\\c\\nd"}} 1\n' in metrics.render()
+    assert f'{PREFIX}probes_total{{result="a\\"b\\\\c\\nd"}} 1.0\n' in metrics.render()[0].decode()
+
+
+def test_a_scraper_that_asks_for_openmetrics_gets_it() -> None:
+    text, content_type = touched().render("application/openmetrics-text; version=1.0.0")
+
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+
+
+@NEEDS_PROMTOOL
+def test_promtool_finds_nothing_to_say() -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=touched().render()[0], capture_output=True, check=False
+    )
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
