@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 BACKLOG: Final = 4096
+ACCEPTED_A_TURN: Final = 64
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 LONGEST_REQUEST_BYTES: Final = 16 * 1024
 
@@ -43,12 +44,11 @@ class Answering(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out which node was meant."""
-        assert isinstance(transport, asyncio.Transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._node = self._find(transport.get_extra_info("sockname")[0])
         if self._node is None:
-            transport.abort()
+            self._transport.abort()
             return
-        self._transport = transport
         self._node.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -91,31 +91,45 @@ class Door:
         """
         self._find = find
         self._host = host
-        self._server: asyncio.Server | None = None
-        self._kept: socket.socket | None = self._bound(0)
-        self.port: int = self._kept.getsockname()[1]
+        with self._bound(0) as found:
+            port: int = found.getsockname()[1]
+        # A port that was asked for by its number stays bound through the shutdown of the listener.
+        self._socket = self._bound(port)
+        self.port = port
+        self._is_open = False
+        self._being_let_in: set[asyncio.Task[object]] = set()
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Listen; does nothing if it is open."""
-        if self._server is None:
-            bound, self._kept = self._kept or self._bound(self.port), None
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(
-                lambda: Answering(self._find), sock=bound, backlog=BACKLOG
-            )
+        if not self._is_open:
+            self._is_open = True
+            self._socket.listen(BACKLOG)
+            asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     def shut(self) -> None:
-        """Listen no more; connections that stand are not touched."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Refuse from now on; connections that stand are not touched."""
+        if self._is_open:
+            self._is_open = False
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give the port up."""
         self.shut()
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        self._socket.close()
+
+    def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_A_TURN):
+            try:
+                accepted, _address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            task: asyncio.Task[object] = loop.create_task(
+                loop.connect_accepted_socket(lambda: Answering(self._find), accepted)
+            )
+            self._being_let_in.add(task)
+            task.add_done_callback(self._being_let_in.discard)
 
     def _bound(self, port: int) -> socket.socket:
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
