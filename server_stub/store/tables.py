@@ -40,6 +40,9 @@ class NodeRow(Base):
     incarnation: Mapped[str | None] = mapped_column(String(160), default=None)
     software_version: Mapped[str] = mapped_column(String(64), default="")
     labels: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    """As the worker registered them."""
+    labels_set: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    """As people set them: these stand before the node's own, and no registration touches them."""
     capacity: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     registered_wall_at: Mapped[float | None] = mapped_column(default=None)
 
@@ -87,6 +90,8 @@ class CommandRow(Base):
     """No foreign key: the story of a deleted node stays."""
     rollout_id: Mapped[str | None] = mapped_column(String(36), default=None, index=True)
     """Of the rollout that made it."""
+    batch_id: Mapped[str | None] = mapped_column(String(36), default=None, index=True)
+    """Of the first command that the same request made, if it named a selection of nodes."""
     kind: Mapped[str] = mapped_column(String(64))
     reason: Mapped[str] = mapped_column(Text)
     actor: Mapped[str] = mapped_column(String(256))
@@ -109,7 +114,11 @@ class CommandRow(Base):
     version_id: Mapped[int] = mapped_column()
 
     __mapper_args__ = {"version_id_col": version_id}  # noqa: RUF012 (SQLAlchemy's way to say it)
-    __table_args__ = (Index("commands_by_node", "node_id", "id"), Index("commands_by_state", "state"))
+    __table_args__ = (
+        Index("commands_by_node", "node_id", "id"),
+        Index("commands_by_node_and_state", "node_id", "state"),
+        Index("commands_by_state", "state"),
+    )
 
 
 class RolloutRow(Base):
