@@ -110,6 +110,7 @@ class NannyStatus:
                 "reason": saved.reason,
                 "size_bytes": saved.size_bytes,
                 "stalled_at": saved.stalled_at,
+                "signature": saved.signature,
             }
         )
 

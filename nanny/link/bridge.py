@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from nanny.link.bundle_upload import UPLOAD_EVIDENCE
 from nanny.link.control_client import NannyUnreachable, RequestRefused
 from nanny.link.orders import HeldOrders
 from nanny.link.report import incarnation_of, report_of, report_without_nanny
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nanny.common.log_lines import LogLines
+    from nanny.link.bundle_upload import BundleUploads
     from nanny.link.config import LinkConfig
     from nanny.link.connection import ServerConnection
     from nanny.link.control_client import ControlClient
@@ -77,6 +79,7 @@ class Bridge:
         self.server: ServerConnection | None = None
         self.status: dict[str, Any] | None = None
         self.is_known = asyncio.Event()
+        self.uploads: BundleUploads | None = None
         self.orders = HeldOrders()
         self._config = config
         self._machine_id = machine_id
@@ -88,6 +91,8 @@ class Bridge:
         self._why_lost = "never connected"
         self._owed: set[str] = set()
         """Outcomes given to the present session and not acknowledged by the server yet."""
+        self._of_uploads: set[str] = set()
+        """Orders that are link's own to answer."""
         self._asking = ""
         """The order whose answer is awaited: only after it comes the outcome that was pushed meanwhile."""
         self._early: list[dict[str, Any]] = []
@@ -183,6 +188,7 @@ class Bridge:
                 reason=str(told.get("reason")),
                 size_bytes=int(told.get("size_bytes") or 0),
                 stalled_at=str(told["stalled_at"]) if told.get("stalled_at") else None,
+                signature=str(told["signature"]) if told.get("signature") else None,
             )
         )
 
@@ -232,6 +238,9 @@ class Bridge:
                 self._take_order(message)
             case OutcomeAcknowledged(command_id=command_id):
                 self._owed.discard(command_id)
+                if command_id in self._of_uploads:  # the nanny knows nothing of it
+                    self._of_uploads.discard(command_id)
+                    return
                 with suppress(asyncio.QueueFull):  # then the nanny pushes it once more, some day
                     self._acknowledged.put_nowait(command_id)
             case Registered() | SpecOffer():
@@ -244,7 +253,10 @@ class Bridge:
         self._log.info(
             "order", command=order.command_id, kind=order.kind, actor=order.actor, why=order.reason
         )
-        if self.orders.put(order, _boottime()):
+        if order.kind == UPLOAD_EVIDENCE and self.uploads is not None:
+            self._of_uploads.add(order.command_id)
+            self.uploads.take(order, self.status, self._send_outcome)
+        elif self.orders.put(order, _boottime()):
             self._has_orders.set()
         elif self.server is not None:
             self.server.start_over("overloaded", f"{len(self.orders)} orders wait for the nanny already")

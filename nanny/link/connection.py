@@ -155,7 +155,7 @@ class ServerConnection:
     async def _connect_once(self) -> Ended:
         timeout_s = self._config.connect_timeout_s
         try:
-            tls = self._tls()
+            tls = self.tls()
             connector = aiohttp.TCPConnector(limit=1, force_close=True, use_dns_cache=False, ssl=tls)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             return Ended("certificates", f"cannot use the configured certificates: {error}")
@@ -180,8 +180,12 @@ class ServerConnection:
                 return Ended("connect", str(error) or type(error).__name__)
             return await self._carry(webs)
 
-    def _tls(self) -> ssl.SSLContext | bool:
-        """Read the certificates anew at each dial, so that renewed ones need no restart."""
+    def tls(self) -> ssl.SSLContext | bool:
+        """Read the certificates anew at each dial, so that renewed ones need no restart.
+
+        Raises:
+            OSError, ValueError: they cannot be used.
+        """
         config = self._config
         assert config.server_url is not None
         if not is_encrypted(config.server_url):

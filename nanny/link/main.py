@@ -21,6 +21,7 @@ from nanny.common.settings_loading import load
 from nanny.common.settings_reference import add_flags, flags_from, unknown_flags
 from nanny.link import metrics
 from nanny.link.bridge import Bridge
+from nanny.link.bundle_upload import BundleUploads
 from nanny.link.config import DEFAULT_FILE, FOREIGN_VARIABLES, PREFIX, LinkConfig, check
 from nanny.link.connection import ServerConnection
 from nanny.link.control_client import ControlClient
@@ -121,6 +122,7 @@ async def serve(config: LinkConfig, log: LogLines, log_thread: LogThread) -> Non
             counters=counters,
             log=log,
         )
+        bridge.uploads = BundleUploads(config, bridge.server.tls, log)
 
     async def scrape() -> str:
         return metrics.render(
@@ -161,6 +163,8 @@ async def serve(config: LinkConfig, log: LogLines, log_thread: LogThread) -> Non
         stopped.cancel()
         working.result()
     working.cancel()
+    if bridge.uploads is not None:
+        bridge.uploads.cancel()
     await asyncio.wait({working}, timeout=STOP_TIMEOUT_S)
     log.info("link ended")
 

@@ -308,6 +308,8 @@ class EvidenceSummary:
     size_bytes: int = field(metadata=wire(integer()))
     stalled_at: str | None = field(default=None, metadata=wire(optional(text(512))))
     """Where the loop stood (`file:line in function`), if the stacks tell."""
+    signature: str | None = field(default=None, metadata=wire(optional(text(1024))))
+    """The kind of hang: innermost calls as `module:function`, joined by ` < `, without line numbers."""
 
 
 # Server to link

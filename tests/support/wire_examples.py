@@ -134,6 +134,14 @@ EXAMPLES: Final[Mapping[str, Message]] = {
         "2024-07-23-stalled-7", SEVEN, "stalled", 1048576, "pool.py:88 in acquire"
     ),
     "evidence-summary.bare": EvidenceSummary("2024-07-23-lost-7", SEVEN, "lost", 0),
+    "evidence-summary.signed": EvidenceSummary(
+        "20260501T120000.123456Z-7-stalled",
+        SEVEN,
+        "stalled",
+        1048576,
+        "pool:acquire:88",
+        "pool:acquire < app.telemetry:read < asyncio.events:_run",
+    ),
     "command-order.full": CommandOrder(
         COMMAND_ID,
         CommandKind.HOLD,

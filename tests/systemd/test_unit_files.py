@@ -62,7 +62,8 @@ def test_the_users_and_groups_are_made_without_a_shell_or_a_home(node: Node) -> 
     [
         ("/etc/nodenanny", "755 root root"),
         ("/etc/nodenanny/nodenanny.toml", "640 root nodenanny"),
-        ("/var/lib/nodenanny", "700 root root"),
+        ("/var/lib/nodenanny", "710 root nodenanny"),
+        ("/var/lib/nodenanny/evidence", "2750 root nodenanny"),
         ("/run/nodenanny", "755 root root"),
         ("/run/nodenanny/control.sock", "660 root nodenanny"),
         ("/run/nodenanny/facts", "600 root root"),
