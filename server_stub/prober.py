@@ -1,40 +1,47 @@
-"""One check of one node: GET /healthz, short tries within one budget, and the class of what came of it.
+"""Checks of nodes: GET /healthz, short tries within one budget, and the class of what came of it.
 
 A single failed try is nothing; a spent budget is the result. Connections are kept between checks; after any
-failure the next try uses a fresh one, since a kept one may belong to a worker that hangs or is gone.
-Answers of a worker (ok, stalled) end the check at once; the nanny's stand-in answer does not, for the
-worker may be back in a moment. Follows no redirects, uses no proxy, reads a bounded body. Knows no database
-and no thresholds.
+failure the next try uses a fresh one, since a kept one may belong to a worker that hangs or is gone. A kept
+one that its peer had closed meanwhile is replaced at once and is no try. Answers of a worker (ok, stalled)
+end the check at once; the nanny's stand-in answer does not, for the worker may be back in a moment. A check
+is a chain of callbacks and no task: most of them are one answer on a connection that stands. Follows no
+redirects, uses no proxy. Knows no database and no thresholds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
 
-import aiohttp
-from yarl import URL
-
-from nanny.protocol.errors import ProtocolViolation
-from nanny.protocol.incarnation import Incarnation
+from server_stub.core.healthz_answer import (
+    BAD_ANSWER,
+    DNS,
+    TIMEOUT,
+    WHERE_LIMIT,
+    Answer,
+    classify,
+    classify_error,
+)
 from server_stub.core.node_facts import ProbeClass, ProbeFact
+from server_stub.deadlines import Deadlines
+from server_stub.name_lookup import NameLookup, literal
+from server_stub.probe_sockets import Phase, ProbeSockets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server_stub.clock import Clock
+    from server_stub.core.http_response import BadResponse, Response
+    from server_stub.deadlines import Deadline
     from server_stub.metrics import Metrics
+    from server_stub.name_lookup import Address
+    from server_stub.probe_sockets import ProbeConnection
 
-BODY_LIMIT_BYTES: Final = 64 * 1024
-WHERE_LIMIT: Final = 200
 LONGEST_PAUSE_S: Final = 1.0
-
-_OUR_FAULT: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM}
-)
-_NO_ROUTE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH})
-_FINAL: Final = frozenset({ProbeClass.OK, ProbeClass.STALLED, ProbeClass.SERVER_FAULT})
+_FINAL: Final = frozenset({ProbeClass.OK, ProbeClass.STALLED, ProbeClass.VERSION, ProbeClass.SERVER_FAULT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,132 +55,199 @@ class ProbeSettings:
     """Between the first two tries; it doubles up to LONGEST_PAUSE_S."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one try came to."""
-
-    result: ProbeClass
-    status: str | None = None
-    incarnation: Incarnation | None = None
-    where: str | None = None
-
-
 class Prober:
     """The connections to all nodes' /healthz. Use as an async context manager."""
 
+    sockets: ProbeSockets
+    names: NameLookup
+    deadlines: Deadlines
+
     def __init__(self, settings: ProbeSettings, clock: Clock, metrics: Metrics) -> None:
         self.settings = settings
-        self._clock = clock
-        self._metrics = metrics
-        self._kept: aiohttp.ClientSession
-        self._fresh: aiohttp.ClientSession
+        self.clock = clock
+        self.metrics = metrics
+        self.kept: dict[str, ProbeConnection] = {}
+        """By node; each may have been closed by its peer since."""
 
     async def __aenter__(self) -> Self:
-        kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=self.settings.interval_s * 2)
-        self._kept = _session(kept)
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        """Open what it needs.
+
+        Raises:
+            OSError: no descriptor left.
+        """
+        loop = asyncio.get_running_loop()
+        self.sockets = ProbeSockets(loop)
+        self.names = NameLookup(loop, self.clock)
+        self.deadlines = Deadlines(loop)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._kept.close()
-        await self._fresh.close()
+        """Close all connections; checks under way never end."""
+        self.deadlines.close()
+        self.names.close()
+        self.sockets.close()
+        self.kept.clear()
+
+    def begin(self, node_id: str, host: str, port: int, ended: Callable[[ProbeFact], None]) -> Check:
+        """Begin a check; `ended` is called once with what it came to, and not from within this call.
+
+        Nothing raises here; `ended` must not, either. A check that is cancelled calls nobody.
+        """
+        return Check(self, node_id, host, port, ended)
 
     async def check(self, node_id: str, host: str, port: int) -> ProbeFact:
         """Give what the whole check came to; never raises but when cancelled."""
+        future = asyncio.get_running_loop().create_future()
+        check = self.begin(node_id, host, port, future.set_result)
         try:
-            url = URL.build(scheme="http", host=host, port=port, path="/healthz")
-        except ValueError:
-            now = self._clock.monotonic()
-            return ProbeFact(ProbeClass.DNS, now, now)  # what the worker told is no address at all
-        ends_at = self._clock.monotonic() + self.settings.budget_s
-        session, pause_s = self._kept, self.settings.pause_s
-        while True:
-            left_s = max(0.0, ends_at - self._clock.monotonic())
-            answer = await self._try(session, url, node_id, min(self.settings.try_timeout_s, left_s))
-            self._metrics.count("probe_tries_total")
-            left_s = ends_at - self._clock.monotonic()
-            if answer.result in _FINAL or left_s <= pause_s:
-                break
-            await asyncio.sleep(pause_s)
-            session, pause_s = self._fresh, min(pause_s * 2, LONGEST_PAUSE_S)
-        self._metrics.count("probes_total", result=answer.result)
-        now = self._clock.monotonic()
-        return ProbeFact(answer.result, now, now, answer.status, answer.incarnation, answer.where)
+            fact: ProbeFact = await future
+        finally:
+            check.cancel()
+        return fact
 
-    async def _try(self, session: aiohttp.ClientSession, url: URL, node_id: str, timeout_s: float) -> Answer:
+    def forget(self, node_id: str) -> None:
+        """The node is gone: close what was kept for it."""
+        kept = self.kept.pop(node_id, None)
+        if kept is not None and kept.phase is Phase.IDLE:
+            kept.close()
+
+
+class Check:
+    """One check under way; an `Asker` of its connection."""
+
+    __slots__ = (
+        "_began_at", "_connection", "_deadline", "_ended", "_host", "_is_looking_up", "_is_trying", "_node_id",
+        "_pause_s", "_port", "_prober", "_tries",
+    )  # fmt: skip
+
+    def __init__(
+        self, prober: Prober, node_id: str, host: str, port: int, ended: Callable[[ProbeFact], None]
+    ) -> None:
+        """Made, and begun, by `Prober.begin`."""
+        self._prober = prober
+        self._node_id = node_id
+        self._host = host
+        self._port = port
+        self._ended: Callable[[ProbeFact], None] | None = ended
+        self._began_at = prober.clock.monotonic()
+        self._pause_s = prober.settings.pause_s
+        self._tries = 0
+        self._connection: ProbeConnection | None = None
+        self._deadline: Deadline | None = None
+        self._is_trying = False
+        self._is_looking_up = False
+        self._try()
+
+    def cancel(self) -> None:
+        """End it without a word; does nothing if it has ended."""
+        self._ended = None
+        self._drop()
+
+    def answered(self, response: Response) -> None:
+        """A whole response came; its connection is kept if it stands."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.phase is Phase.IDLE:
+            self._prober.kept[self._node_id] = connection
+        self._settle(classify(response.status, response.body, self._node_id))
+
+    def refused(self, _error: BadResponse) -> None:
+        """What came is no response."""
+        self._connection = None
+        self._settle(BAD_ANSWER)
+
+    def failed(self, number: int) -> None:
+        """The connection failed."""
+        self._connection = None
+        self._settle(classify_error(number))
+
+    def closed_before(self) -> None:
+        """The kept connection had been closed: the same try goes on with a fresh one."""
+        self._connection = None
+        self._open()
+
+    def _left_s(self) -> float:
+        return self._began_at + self._prober.settings.budget_s - self._prober.clock.monotonic()
+
+    def _try(self) -> None:
+        prober = self._prober
+        self._tries += 1
+        timeout_s = min(prober.settings.try_timeout_s, max(0.0, self._left_s()))
+        self._deadline = prober.deadlines.after(timeout_s, self._timed_out)
+        self._is_trying = True
         try:
-            async with asyncio.timeout(timeout_s), session.get(url, allow_redirects=False) as response:
-                body = await _read_bounded(response)
-                return classify(response.status, body, node_id)
-        except TimeoutError:
-            return Answer(ProbeClass.TIMEOUT)
-        except aiohttp.ClientConnectorDNSError:
-            return Answer(ProbeClass.DNS)
-        except (aiohttp.ClientOSError, OSError) as error:
-            return _classify_os_error(error)
-        except aiohttp.ServerDisconnectedError:
-            return Answer(ProbeClass.RESET)
-        except (aiohttp.ClientError, ValueError):
-            return Answer(ProbeClass.BAD_ANSWER)
+            kept = prober.kept.pop(self._node_id, None)
+            if kept is None or kept.phase is not Phase.IDLE:
+                self._open()
+            elif self._tries > 1 or kept.origin != (self._host, self._port):
+                kept.close()
+                self._open()
+            else:
+                self._connection = kept
+                kept.ask(self)
         except Exception as error:  # our own bug must not end the node's checks
-            return Answer(ProbeClass.SERVER_FAULT, where=f"{type(error).__name__}: {error}"[:WHERE_LIMIT])
+            where = f"{type(error).__name__}: {error}"[:WHERE_LIMIT]
+            self._settle(Answer(ProbeClass.SERVER_FAULT, where=where))
+        finally:
+            self._is_trying = False
 
+    def _open(self) -> None:
+        address = literal(self._host, self._port)
+        if address is not None:
+            self._connect((address,))
+        else:
+            self._is_looking_up = True
+            self._prober.names.find(self._host, self._port, partial(self._found, self._tries))
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
-        headers={"User-Agent": "nodenanny-server"},
-    )
+    def _found(self, asked_by_try: int, addresses: tuple[Address, ...]) -> None:
+        if self._is_looking_up and asked_by_try == self._tries:
+            self._is_looking_up = False
+            self._connect(addresses)
 
+    def _connect(self, addresses: tuple[Address, ...]) -> None:
+        """Connect to one of the addresses, each try to another."""
+        if not addresses:
+            self._settle(DNS)
+            return
+        address = addresses[(self._tries - 1) % len(addresses)]
+        try:
+            self._connection = self._prober.sockets.connect(address, (self._host, self._port), self)
+        except OSError as error:
+            self._settle(classify_error(error.errno or errno.EIO))
+        except (ValueError, OverflowError):
+            self._settle(DNS)  # what the worker told is no address at all
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > BODY_LIMIT_BYTES:
-            response.close()
-            raise ValueError(f"a body of more than {BODY_LIMIT_BYTES} bytes")
-    return body
+    def _timed_out(self) -> None:
+        answer = DNS if self._is_looking_up else TIMEOUT
+        self._drop()
+        self._settle(answer)
 
+    def _drop(self) -> None:
+        self._is_looking_up = False
+        if self._deadline is not None:
+            self._deadline.call_off()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.leave()
 
-def classify(status_code: int, body: bytes, node_id: str) -> Answer:
-    """Read an answer of /healthz: 200 or 503 with a JSON object that has a `status`."""
-    try:
-        content: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or content.get("node_id", node_id) != node_id:
-        return Answer(ProbeClass.BAD_ANSWER)
-    incarnation = _incarnation(content.get("incarnation"))
-    where = content.get("stalled_at")
-    where = where[:WHERE_LIMIT] if isinstance(where, str) else None
-    match status_code, content.get("status"):
-        case 200, ("ok" | "starting" | "degraded") as status:
-            return Answer(ProbeClass.OK, status, incarnation)
-        case 503, "stalled":
-            return Answer(ProbeClass.STALLED, "stalled", incarnation, where)
-        case 503, "fallback":
-            return Answer(ProbeClass.FALLBACK, "fallback", incarnation)
-        case _:
-            return Answer(ProbeClass.BAD_ANSWER)
-
-
-def _incarnation(told: object) -> Incarnation | None:
-    if not isinstance(told, str):
-        return None
-    try:
-        return Incarnation.parse(told)
-    except ProtocolViolation:
-        return None
-
-
-def _classify_os_error(error: OSError) -> Answer:
-    if error.errno in _OUR_FAULT:
-        return Answer(ProbeClass.SERVER_FAULT, where=errno.errorcode.get(error.errno or 0, str(error)))
-    if error.errno in _NO_ROUTE:
-        return Answer(ProbeClass.NO_ROUTE)
-    if isinstance(error, ConnectionRefusedError) or error.errno == errno.ECONNREFUSED:
-        return Answer(ProbeClass.REFUSED)
-    return Answer(ProbeClass.TIMEOUT if error.errno == errno.ETIMEDOUT else ProbeClass.RESET)
+    def _settle(self, answer: Answer) -> None:
+        """A try has ended: that was the check, or there is another try after a pause."""
+        if self._deadline is not None:
+            self._deadline.call_off()
+        if self._is_trying:
+            # Whoever began the check doesn't hold it yet.
+            asyncio.get_running_loop().call_soon(self._settle, answer)
+            return
+        ended = self._ended
+        if ended is None:
+            return
+        prober = self._prober
+        prober.metrics.count("probe_tries_total")
+        if answer.result not in _FINAL and self._left_s() > self._pause_s:
+            self._deadline = prober.deadlines.after(self._pause_s, self._try)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            return
+        self._ended = None
+        now = prober.clock.monotonic()
+        prober.metrics.count("probes_total", result=answer.result)
+        prober.metrics.observe("probe_duration_seconds", now - self._began_at, result=answer.result)
+        ended(ProbeFact(answer.result, now, now, answer.status, answer.incarnation, answer.where))

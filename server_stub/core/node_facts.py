@@ -81,13 +81,17 @@ class ProbeClass(StrEnum):
     TIMEOUT = "timeout"
     RESET = "reset"
     BAD_ANSWER = "bad-answer"
+    VERSION = "version"
+    """An answer of ours whose words this server does not know: another version."""
     DNS = "dns"
     NO_ROUTE = "no-route"
     SERVER_FAULT = "server-fault"
     """The server could not ask: descriptors, memory, a bug of its own."""
 
 
-ANSWERED: Final = frozenset({ProbeClass.OK, ProbeClass.STALLED, ProbeClass.FALLBACK, ProbeClass.BAD_ANSWER})
+ANSWERED: Final = frozenset(
+    {ProbeClass.OK, ProbeClass.STALLED, ProbeClass.FALLBACK, ProbeClass.BAD_ANSWER, ProbeClass.VERSION}
+)
 """Classes in which something at the node's address spoke: a sign of the node."""
 
 

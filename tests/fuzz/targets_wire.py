@@ -326,8 +326,8 @@ def _drained(client: socket.socket) -> bytes:
 
 def _health_answer(_scratch: Scratch) -> Run:
     """What a node answers to the server's probe."""
+    from server_stub.core.healthz_answer import WHERE_LIMIT, classify
     from server_stub.core.node_facts import ProbeClass
-    from server_stub.prober import WHERE_LIMIT, classify
 
     def run(given: bytes) -> None:
         for status in (200, 503):

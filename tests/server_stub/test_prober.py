@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from server_stub.clock import SystemClock
+from server_stub.core.healthz_answer import classify
+from server_stub.core.http_response import BODY_LIMIT_BYTES
 from server_stub.core.node_facts import ProbeClass
 from server_stub.metrics import Metrics
-from server_stub.prober import BODY_LIMIT_BYTES, Prober, ProbeSettings, classify
+from server_stub.prober import Prober, ProbeSettings
 from tests.support.server_peers import healthz_server, life
 
 if TYPE_CHECKING:
