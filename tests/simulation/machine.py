@@ -128,8 +128,10 @@ class Machine:
             return
         if mono + self._mono0 > now + _EPSILON_S:
             self.world.at(mono + self._mono0, self._arrive, mono, boot, call, given)
-        elif now < self._held_until - _EPSILON_S:
-            self.world.at(self._held_until, self._arrive, mono, boot, call, given)
+        elif not self.is_awake:
+            # It was due before, and found no processor: in suspend it finds none either.
+            wakes_at = max(self._frozen_until, self._held_until)
+            self.world.at(wakes_at, self._arrive, mono, boot, call, given)
         else:
             # An instant that was asked for is reached, whatever a sum of clocks makes of its last digits.
             if self._reached < mono and self.world.now - self._mono0 > mono - _EPSILON_S:

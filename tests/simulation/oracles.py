@@ -1,13 +1,13 @@
 """What must be true of the world, which nobody inside it can check: looked at after every event.
 
 No two workers own a node; no number is lived twice and each life is later than the one before; an order acts once and
-ends once, and the server's word for its end is the nanny's; no node stays dark beyond its bound. The five rules on
-single steps are `nanny.core.invariants`, checked with each step.
+ends once, and the server's word for its end is the nanny's; no node stays dark beyond its bound, nor is it busy without
+end at one time. The five rules on single steps are `nanny.core.invariants`, checked with each step.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nanny.core import actions as a
 from nanny.core.records import Desired, DesiredSet
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.simulation.machine import Machine
     from tests.simulation.server import Row
 
+STIRS_A_SECOND: Final = 10_000
+"""Steps and events of one node: the busiest second of sound runs has about 220."""
 STOPPED_OR_STARTED = frozenset({"stop", "start"})
 
 
@@ -64,6 +66,8 @@ class Oracles:
         self.dark_since: float | None = None
         self.longest_dark_s = 0.0
         self.dark_total_s = 0.0
+        self._stirs = 0
+        self._second = -1
 
     def _broken(self, rule: str) -> Violation:
         return Violation(self._node, rule)
@@ -144,6 +148,15 @@ class Oracles:
 
     # The whole
 
+    def stirs(self, now: float) -> None:
+        """A step or an event of this node: there is an end of them, and then time goes on."""
+        second = int(now)
+        if second != self._second:
+            self._second, self._stirs = second, 0
+        self._stirs += 1
+        if self._stirs > STIRS_A_SECOND:
+            raise self._broken(f"a live lock: more than {STIRS_A_SECOND} steps and events within a second")
+
     def server_heard(self, command_id: str, outcome: str, before: str) -> None:
         """The server is told an end, and another one is stored with it already."""
         self.checks += 1
@@ -155,6 +168,7 @@ class Oracles:
     def look(self, machine: Machine) -> None:
         """After an event of this node."""
         self.checks += 1
+        self.stirs(machine.world.now)
         owners = [one for one in machine.workers if not (one.is_parked or one.fenced or one.dead)]
         if len(owners) > 1:
             raise self._broken(

@@ -259,6 +259,8 @@ def simulated_surroundings(machines: dict[str, Machine], steps: Counter[str]) ->
         except Exception as error:
             raise Violation(config.node_id, f"{type(event).__name__} raised {error!r}") from error
         steps["steps"] += 1
+        machine = machines[config.node_id]
+        machine.oracles.stirs(machine.world.now)
         problems = invariants.violations(state, event, result, now, config)
         if problems:
             raise Violation(config.node_id, "; ".join(problems) + f" (by {event})")

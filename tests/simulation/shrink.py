@@ -49,14 +49,14 @@ def shrunk(
     def breaks(tried: Sequence[Fault]) -> bool:
         nonlocal runs
         runs += 1
-        nodes = {fault.node for fault in tried} | {number}
+        nodes = {fault.node for fault in tried} | where
         return rule_of(Fleet(sorted(nodes), config).run(tried).violation) == rule
 
-    number = int(told.broken_by.rpartition("-")[2])
+    where = {int(told.broken_by.rpartition("-")[2])} if told.broken_by else set()
     left = [fault for fault in faults if fault.at <= told.virtual_s]
     for narrower in (
-        [fault for fault in left if fault.node == number],
-        [fault for fault in left if fault.node == number or fault.kind in _SHARED],
+        [fault for fault in left if fault.node in where],
+        [fault for fault in left if fault.node in where or fault.kind in _SHARED],
     ):
         if breaks(narrower):
             left = narrower

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanny import adoption, recovery
-from nanny.core import child, commands, recovery_ladder, startup
+from nanny.core import child, commands, policy, recovery_ladder, startup
+from nanny.core.child import Stage
 from nanny.core.command_ledger import Ledger
 from nanny.protocol.session_outbox import Outbox
 from nanny.supervisor import Supervisor
@@ -21,6 +22,7 @@ from tests.simulation import case_file, server
 from tests.simulation.draw import drawn
 from tests.simulation.faults import KINDS
 from tests.simulation.fleet import Fleet
+from tests.simulation.machine import Machine
 from tests.simulation.shrink import rule_of, shrunk
 
 if TYPE_CHECKING:
@@ -116,6 +118,15 @@ def the_server_calls_expired_what_it_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(server, "may_expire_unsent", lambda _state, remaining_s: remaining_s <= 0.0)
 
 
+def a_deadline_falls_due_and_nothing_is_done(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(policy._WORKER_OVERDUE, Stage.BACKOFF, lambda _draft: None)
+
+
+def a_machine_in_suspend_is_awake(patch: pytest.MonkeyPatch) -> None:
+    """The world's own bug: what was overdue at its nanny ran, and no time passed in which it could be done."""
+    patch.setattr(Machine, "is_awake", property(lambda self: self.world.now >= self._held_until))
+
+
 CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, float]]] = [
     (
         effects_do_not_wait_for_the_disk,
@@ -132,6 +143,7 @@ CASES: list[tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, float]]] 
     (what_was_not_acknowledged_is_not_sent_again, "is still", only(order=10.0, **{"frames-lost": 10.0})),
     (a_lost_message_is_never_missed, "is still", only(order=10.0, **{"frames-lost": 10.0})),
     (the_server_calls_expired_what_it_sent, "two outcomes at the server", only(order=20.0, partition=10.0)),
+    (a_deadline_falls_due_and_nothing_is_done, "the shell would spin", {}),
 ]
 
 
@@ -159,6 +171,7 @@ def test_a_planted_bug_is_found(
             "incarnations do not grow",
         ),
         (a_lost_message_is_never_missed, "a_proxy_lost_the_last_messages", "is still sent"),
+        (a_machine_in_suspend_is_awake, "suspended_before_what_starved_was_done", "a live lock"),
     ],
 )
 def test_a_case_breaks_a_rule_without_its_mend(

@@ -38,6 +38,18 @@ def test_what_once_broke_a_rule_breaks_none(path: Path) -> None:
     assert Fleet(case.nodes).run(case.faults, case.days).violation == ""
 
 
+def test_a_world_in_which_time_does_not_pass_ends_as_a_violation() -> None:
+    fleet = Fleet([0])
+
+    def again() -> None:
+        fleet.world.after(0.0, again)
+
+    fleet.world.at(50.0, again)
+    told = fleet.run([])
+    assert told.violation.startswith("a live lock of the world")
+    assert told.virtual_s == 50.0
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     plan = Plan(seed=7, nodes=3, days=1.0)
     first, second = plan.run(), plan.run()
