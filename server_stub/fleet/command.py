@@ -71,6 +71,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", metavar="URL", default=None, help="a running one (default: one of its own)"
     )
+    parser.add_argument(
+        "--known",
+        action="store_true",
+        help="the server finds the nodes in its database, as after a restart; only the connected register",
+    )
     parser.add_argument("--slow", metavar="COUNT[:SECONDS]", help="answer so late (default: 1 s)")
     parser.add_argument("--refusing", metavar="COUNT", help="have a port that nobody listens at")
     parser.add_argument("--silent", metavar="COUNT", help="accept and never answer")
@@ -92,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         plan = plan_from(arguments)
         _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         check(plan, hard)
+        if arguments.server is not None and plan.are_known:
+            raise PlanError("--known is for a server of its own: that of --server has started already")
         if arguments.server is not None and not is_loopback(urlsplit(arguments.server).hostname or ""):
             raise PlanError(
                 "--server must be on loopback: simulated nodes can be reached from this machine only"
@@ -103,15 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
     code = 0
     try:
         with ExitStack() as stack:
-            if arguments.server is not None:
-                url, pid = arguments.server, None
-            else:
+            server = arguments.server
+            if server is None:
                 # Inherited by the server: it needs a descriptor for each node.
                 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
                 server = stack.enter_context(ServerProcess(settings_for(plan)))
-                url, pid = server.url, server.pid
-            tell = _shown_live(stack, plan, url)
-            asyncio.run(conduct(plan, url, pid=pid, tell=tell, results=results))
+            tell = _shown_live(stack, plan, results)
+            asyncio.run(conduct(plan, server, tell=tell, results=results))
     except (SimulationFailed, ServerNotUp) as error:
         sys.stderr.write(f"server-stub simulate: {error}\n")
         return 1
@@ -143,6 +148,7 @@ def plan_from(arguments: argparse.Namespace) -> FleetPlan:
         seed=arguments.seed,
         run=fresh_run(),
         misbehaving=misbehaving,
+        are_known=arguments.known,
         failure=_failure(arguments.mass_failure, arguments.mass_return),
     )
 
@@ -181,16 +187,16 @@ def _failure(said: str | None, returns_at_s: float | None) -> MassFailure | None
 class _Progress:
     """The live table on a terminal, else a line every ten seconds and for what happens."""
 
-    def __init__(self, plan: FleetPlan, url: str, live: Live | None) -> None:
+    def __init__(self, plan: FleetPlan, results: Results, live: Live | None) -> None:
         self._plan = plan
-        self._url = url
+        self._results = results
         self._live = live
         self._told_at = 0.0
         self._phase = ""
 
     def __call__(self, moment: Moment) -> None:
         if self._live is not None:
-            self._live.update(moment_table(self._plan, moment, self._url))
+            self._live.update(moment_table(self._plan, moment, self._results.url), refresh=True)
             return
         now = time.monotonic()
         if now - self._told_at >= 10 or moment.happened or moment.phase != self._phase:
@@ -203,11 +209,12 @@ class _Progress:
             )
 
 
-def _shown_live(stack: ExitStack, plan: FleetPlan, url: str) -> _Progress:
+def _shown_live(stack: ExitStack, plan: FleetPlan, results: Results) -> _Progress:
     console = Console(stderr=True)
     if not console.is_terminal:
-        return _Progress(plan, url, None)
-    return _Progress(plan, url, stack.enter_context(Live(console=console, refresh_per_second=2)))
+        return _Progress(plan, results, None)
+    # No thread of its own draws it: processes are forked while it stands.
+    return _Progress(plan, results, stack.enter_context(Live(console=console, auto_refresh=False)))
 
 
 def _show(plan: FleetPlan, results: Results, *, as_json: bool) -> None:

@@ -9,9 +9,6 @@ told. Whatever ends it (an error, Ctrl-C, the end), the processes of the fleet a
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -20,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from yarl import URL
 
-from server_stub.fleet import figures
-from server_stub.fleet.plan import to_json
+from server_stub.fleet import figures, known_nodes
+from server_stub.fleet.plan import Behaviour, to_json
+from server_stub.fleet.processes import FleetProcesses
+from server_stub.fleet.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from server_stub.fleet.plan import FleetPlan
 
 MOMENT_S: Final = 1.0
-STOP_TIMEOUT_S: Final = 20.0
 SETTLE_TIMEOUT_S: Final = 90.0
 REGISTERS_S: Final = 0.05
 """How long a node may take to register, on average, before the simulation gives up."""
@@ -69,6 +67,8 @@ class Moment:
 class Results:
     """What a whole simulation came to; figures are of its running phase."""
 
+    url: str = ""
+    """Of the server."""
     seconds: float = 0.0
     registering_s: float = 0.0
     registering_cpu_s: float | None = None
@@ -102,35 +102,19 @@ class _Counted:
 
 
 class _Fleet:
-    """The processes."""
+    """The processes, and what they told last."""
 
     def __init__(self) -> None:
-        self._children: list[asyncio.subprocess.Process] = []
-        self._readers: list[asyncio.Task[None]] = []
+        self.processes = FleetProcesses(self._hear)
+        self.ports: dict[int, dict[str, int]] = {}
         self._told: dict[int, dict[str, Any]] = {}
 
-    async def start(self, plan: FleetPlan, host: str, port: int) -> None:
-        """Start all of them and give each its plan."""
-        environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        for number in range(plan.processes):
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server_stub.fleet.share"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=environ,
-                start_new_session=True,
-                limit=1 << 20,
-            )
-            self._children.append(child)
-            first = {"plan": to_json(plan), "number": number, "host": host, "port": port}
-            self.tell(json.dumps(first), child)
-            self._readers.append(asyncio.create_task(self._read(number, child)))
-
-    def tell(self, word: str, *only: asyncio.subprocess.Process) -> None:
-        """Say a line to all, or to one."""
-        for child in only or self._children:
-            if child.stdin is not None and not child.stdin.is_closing():
-                child.stdin.write(word.encode() + b"\n")
+    async def start(self, plan: FleetPlan) -> None:
+        """Start all of them, and wait until their doors are open."""
+        await self.processes.start(plan, to_json(plan))
+        while len(self.ports) < plan.processes:
+            self.check()
+            await asyncio.sleep(0.02)
 
     def counted(self) -> _Counted:
         """Sum up what all of them told last."""
@@ -151,63 +135,52 @@ class _Fleet:
         Raises:
             SimulationFailed: with its number and status.
         """
-        for number, child in enumerate(self._children):
-            if child.returncode is not None:
-                raise SimulationFailed(f"process {number} of the fleet ended with {child.returncode}")
+        for number, status in self.processes.ended():
+            raise SimulationFailed(f"process {number} of the fleet ended with {status}")
 
-    async def close(self) -> None:
-        """End all: the end of their stdin is the end of them, and who would not hear it is killed."""
-        for child in self._children:
-            if child.stdin is not None:
-                child.stdin.close()
-        for child in self._children:
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await child.wait()
-            except TimeoutError:
-                with suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
-        await asyncio.gather(*self._readers, return_exceptions=True)
-
-    async def _read(self, number: int, child: asyncio.subprocess.Process) -> None:
-        assert child.stdout is not None
-        while line := await child.stdout.readline():
-            self._told[number] = json.loads(line)
+    def _hear(self, number: int, told: dict[str, Any]) -> None:
+        if "ports" in told:
+            self.ports[number] = told["ports"]
+        else:
+            self._told[number] = told
 
 
 async def conduct(
     plan: FleetPlan,
-    url: str,
+    server: str | ServerProcess,
     *,
-    pid: int | None = None,
     tell: Callable[[Moment], None] = lambda _: None,
     results: Results | None = None,
 ) -> Results:
-    """Run a simulation against the server at `url`.
+    """Run a simulation.
 
     Args:
         plan: what to simulate.
-        url: of a running server, on this machine.
-        pid: the server's, where its process can be looked at.
+        server: the URL of a running one on this machine, or one that is to be started when the fleet is there.
         tell: gets each second.
         results: filled as it goes, so that a simulation that was broken off has what it had.
 
     Raises:
         SimulationFailed: the fleet did not come up, or did not stay.
+        ServerNotUp: the server did not start.
     """
     found = Results() if results is None else results
-    where = URL(url)
-    assert where.host is not None
-    assert where.port is not None
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        watch = figures.Watch(http, url.rstrip("/"))
         fleet = _Fleet()
-        stack.push_async_callback(fleet.close)
+        stack.push_async_callback(fleet.processes.close)
+        await fleet.start(plan)
+        pid = None
+        if isinstance(server, ServerProcess):
+            if plan.are_known:
+                await known_nodes.write(server.database_url, plan, fleet.ports)
+            server.start()
+            pid, found.server_rss_before_mib = server.pid, figures.rss_mib(server.pid)
+        url = URL(server.url if isinstance(server, ServerProcess) else server)
+        found.url = str(url)
+        watch = figures.Watch(http, str(url).rstrip("/"))
+        fleet.processes.tell(f"server {url.host} {url.port}")
         run = _Run(plan, watch, fleet, pid, tell, found)
-        found.server_rss_before_mib = None if pid is None else figures.rss_mib(pid)
-        await fleet.start(plan, where.host, where.port)
         asking = asyncio.create_task(watch.keep_asking())
         stack.push_async_callback(_ended, asking)
         await run.register()
@@ -245,6 +218,8 @@ class _Run:
         self._cpu_s = self._server_cpu_s()
         self._looked_at = time.monotonic()
         self._waits_seen = 0
+        refusing = plan.misbehaving.get(Behaviour.REFUSING)
+        self._to_be_asked = plan.nodes - (0 if refusing is None else refusing.count)
 
     async def register(self) -> None:
         """Wait until every node has registered."""
@@ -268,7 +243,8 @@ class _Run:
             moment = await self._second("settling", began_at)
             known = sum(moment.words.values())
             # A server of others may know more nodes than ours, pending for reasons of their own.
-            if known >= self._plan.nodes and not moment.words.get("PENDING"):
+            is_judged = known >= self._plan.nodes and not moment.words.get("PENDING")
+            if is_judged and self._counted.asked >= self._to_be_asked:
                 return
 
     async def load(self) -> None:
@@ -279,7 +255,7 @@ class _Run:
         self._watch.waits_s.clear()
         self._waits_seen = 0
         results.moments.clear()
-        self._fleet.tell("begin")
+        self._fleet.processes.tell("begin")
         todo = (
             []
             if plan.failure is None
@@ -291,7 +267,7 @@ class _Run:
                 happened = ""
                 while todo and todo[0][0] is not None and todo[0][0] <= elapsed_s:
                     happened = todo.pop(0)[1]
-                    self._fleet.tell(happened)
+                    self._fleet.processes.tell(happened)
                 moment = await self._second("running", began_at, happened, plan.seconds - elapsed_s)
                 results.moments.append(moment)
         finally:

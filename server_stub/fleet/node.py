@@ -60,12 +60,31 @@ TELEMETRY: Final[Mapping[str, Any]] = {
 """What a node of eight GPUs tells: reports are to weigh what they weigh."""
 
 
+CAPACITY: Final[Mapping[str, Any]] = {"cpus": 64, "gpus": 8, "memory_bytes": 549755813888}
+NODES_OF_A_RACK: Final = 40
+
+
+def identity(index: int) -> str:
+    """Give a node's id, which is its name, too."""
+    return f"sim-{index:06d}"
+
+
+def labels(index: int) -> dict[str, str]:
+    """Give a node's labels."""
+    return {"rack": f"rack-{index // NODES_OF_A_RACK:05d}", "fleet": "simulated"}
+
+
+def incarnation_of(run: str, index: int, number: int) -> Incarnation:
+    """Give a life of a node; later runs sort behind earlier ones."""
+    return Incarnation(f"{run}-8000-{index:012x}", number)
+
+
 class SimulatedNode:
     """One node; made for a share of the fleet and told what to do by it."""
 
     def __init__(self, plan: NodePlan, around: Surroundings, slow_s: float) -> None:
         self.plan = plan
-        self.id = f"sim-{plan.index:06d}"
+        self.id = identity(plan.index)
         self.address = address(plan.index)
         self.number = 0
         self.is_there = False
@@ -82,12 +101,12 @@ class SimulatedNode:
     @property
     def incarnation(self) -> Incarnation:
         """The present life of its worker."""
-        return Incarnation(f"{self._around.run}-{self.plan.index:04x}-{self.plan.index:012x}", self.number)
+        return incarnation_of(self._around.run, self.plan.index, self.number)
 
     # What happens to it
 
-    def arrive(self) -> None:
-        """Begin a new life: answer, and say who it is."""
+    def arrive(self, *, is_known: bool = False) -> None:
+        """Begin a new life: answer, and say who it is, unless the server knows it from before."""
         self.number += 1
         self.is_there = True
         self.behave(self.plan.behaviour)
@@ -95,7 +114,10 @@ class SimulatedNode:
             self._own_door.open()
         if self._link is not None:
             self._link.start()
-        self._worker.start()
+        if is_known and not self.plan.is_connected:
+            self.has_registered.set()
+        else:
+            self._worker.start()
 
     def leave(self) -> None:
         """Be gone without a word."""
@@ -163,8 +185,8 @@ class SimulatedNode:
             incarnation=self.incarnation,
             addresses=(self.address,),
             healthz_port=self._port(),
-            capacity={"cpus": 64, "gpus": 8, "memory_bytes": 549755813888},
-            labels={"rack": f"rack-{self.plan.index // 40:05d}", "fleet": "simulated"},
+            capacity=dict(CAPACITY),
+            labels=labels(self.plan.index),
             software_version=VERSION,
             started_age_s=0.5,
         )

@@ -84,7 +84,7 @@ class Peer:
         if delay_s:
             await asyncio.sleep(delay_s)
         socket = WebSocket(
-            self._around.authority,
+            "{}:{}".format(*self._around.server),
             PATHS[self._role],
             on_open=lambda: self._opened(socket),
             on_message=lambda message: self._received(socket, message),

@@ -79,6 +79,8 @@ class FleetPlan:
     """Begins the epochs of this run's lives: later runs sort behind earlier ones."""
     misbehaving: Mapping[Behaviour, Some] = field(default_factory=dict)
     failure: MassFailure | None = None
+    are_known: bool = False
+    """The server finds the nodes in its database: those that are only probed need not register."""
     dials_at_a_time: int = 32
     """Of each process, while the fleet registers."""
 
@@ -114,6 +116,13 @@ def check(plan: FleetPlan, descriptor_limit: int) -> None:
     failing = plan.failure.count if plan.failure is not None else 0
     if special + failing > plan.nodes:
         raise PlanError(f"{special} misbehaving and {failing} failing nodes are more than {plan.nodes}")
+    if plan.are_known and Behaviour.CHURNING in plan.misbehaving:
+        raise PlanError("nodes that come and go have ports of their own, and must register: not --known")
+    if plan.are_known and plan.failure is not None:
+        raise PlanError(
+            "a server that has just started takes failures for its own until it has listened for a whole "
+            "offline time-out: a mass failure needs nodes that registered, not --known"
+        )
     needed = descriptors_of_server(plan)
     if needed > descriptor_limit:
         fits = (descriptor_limit - SPARE_DESCRIPTORS - plan.nodes) // 2

@@ -6,7 +6,6 @@ goes before. It ends with whoever started it, in order if it can. prctl(2) PR_SE
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -17,13 +16,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from server_stub.fleet.processes import end_with_us
+from server_stub.store.engine import sqlite_url
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
     from server_stub.fleet.plan import FleetPlan
 
-_PR_SET_PDEATHSIG: Final = 1
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
 PATIENCE_S: Final = 3600.0
@@ -51,7 +52,7 @@ def settings_for(plan: FleetPlan) -> dict[str, str]:
 
 
 class ServerProcess:
-    """Use as a context manager."""
+    """A folder, and a server in it once it was started. Use as a context manager."""
 
     def __init__(self, settings: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
         """Prepare.
@@ -77,7 +78,19 @@ class ServerProcess:
         """Whether it is gone before its time."""
         return self._popen is not None and self._popen.poll() is not None
 
+    @property
+    def database_url(self) -> str:
+        """Where its database is, or will be."""
+        database = os.environ.get("SERVER_DATABASE") or self._settings.get("SERVER_DATABASE")
+        if database is None:
+            return sqlite_url(str(self.folder / "server.sqlite3"))
+        return database if "://" in database else sqlite_url(database)
+
     def __enter__(self) -> Self:
+        """Nothing runs yet."""
+        return self
+
+    def start(self) -> None:
         """Start it and wait until it listens.
 
         Raises:
@@ -86,35 +99,30 @@ class ServerProcess:
         port_file = self.folder / "port"
         environ = {**self._settings, **os.environ}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each start compiles everything anew
-        try:
-            with (self.folder / "server.log").open("ab") as log:
-                self._popen = subprocess.Popen(
-                    [
-                        *self._command,
-                        "--port",
-                        "0",
-                        "--port-file",
-                        str(port_file),
-                        "--data-dir",
-                        str(self.folder),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environ,
-                    start_new_session=True,
-                    preexec_fn=_end_with_us,  # noqa: PLW1509  # one prctl between fork and exec
-                )
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not port_file.exists():
-                if self.has_ended or time.monotonic() > deadline:
-                    raise ServerNotUp(f"the server did not come up:\n{self.tail()}")
-                time.sleep(0.02)
-            self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        with (self.folder / "server.log").open("ab") as log:
+            self._popen = subprocess.Popen(
+                [
+                    *self._command,
+                    "--port",
+                    "0",
+                    "--port-file",
+                    str(port_file),
+                    "--data-dir",
+                    str(self.folder),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+                start_new_session=True,
+                preexec_fn=end_with_us,  # noqa: PLW1509  # one prctl between fork and exec
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not port_file.exists():
+            if self.has_ended or time.monotonic() > deadline:
+                raise ServerNotUp(f"the server did not come up:\n{self.tail()}")
+            time.sleep(0.02)
+        self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
 
     def __exit__(self, *_: object) -> None:
         """End it, and remove the folder."""
@@ -133,7 +141,3 @@ class ServerProcess:
             return "\n".join((self.folder / "server.log").read_text(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
-
-
-def _end_with_us() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

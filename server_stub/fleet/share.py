@@ -1,7 +1,8 @@
 """One process of the simulated fleet: `python -m server_stub.fleet.share`, started by `conductor.py`.
 
-The plan comes as the first line on stdin, then one word a line: `begin`, `fail`, `return`. Each second a line of
-counts goes to stdout. The end of stdin is the end: whatever becomes of the conductor, no node outlives it.
+The plan comes as the first line on stdin, and the ports of the doors are told on stdout; then `server HOST PORT`
+comes, and one word a line: `begin`, `fail`, `return`. Each second a line of counts goes to stdout. The end of
+stdin is the end: whatever becomes of the conductor, no node outlives it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,11 @@ RETURN_SPREAD_S: Final = 1.0
 class Share:
     """The nodes of this process."""
 
-    def __init__(self, plan: FleetPlan, number: int, server: tuple[str, int]) -> None:
+    def __init__(self, plan: FleetPlan, number: int) -> None:
         self.plan = plan
         self._by_address: dict[str, SimulatedNode] = {}
         find = self._by_address.get
         self.around = Surroundings(
-            server=server,
-            authority=f"{server[0]}:{server[1]}",
             run=plan.run,
             dials=asyncio.Semaphore(plan.dials_at_a_time),
             chance=random.Random(plan.seed * 1000 + number),
@@ -53,15 +52,16 @@ class Share:
         self._by_address.update((node.address, node) for node in self.nodes)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def arrive(self) -> None:
-        """Let all nodes register, so many at a time."""
         self.around.steady.open()
         self.around.failing.open()
+
+    async def arrive(self) -> None:
+        """Let all nodes register, so many at a time."""
         turns = asyncio.Semaphore(2 * self.plan.dials_at_a_time)
 
         async def one(node: SimulatedNode) -> None:
             async with turns:
-                node.arrive()
+                node.arrive(is_known=self.plan.are_known)
                 await node.has_registered.wait()
 
         await asyncio.gather(*(one(node) for node in self.nodes))
@@ -126,6 +126,15 @@ class Share:
         for door in (self.around.steady, self.around.failing, self.around.refusing):
             door.close()
 
+    def ports(self) -> dict[str, int]:
+        """Give the doors' ports by what they are for."""
+        around = self.around
+        return {
+            "steady": around.steady.port,
+            "failing": around.failing.port,
+            "refusing": around.refusing.port,
+        }
+
     def told(self) -> dict[str, Any]:
         """Give what the conductor is told each second."""
         return self.around.counts.as_json() | {
@@ -139,31 +148,38 @@ async def _main() -> None:
     reader = asyncio.StreamReader(limit=1 << 20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     first = json.loads(await reader.readline())
-    share = Share(from_json(first["plan"]), first["number"], (first["host"], first["port"]))
-    arriving = asyncio.create_task(share.arrive())
-    telling = asyncio.create_task(_tell(share))
+    share = Share(from_json(first["plan"]), first["number"])
+    _say({"ports": share.ports()})
+    tasks = [asyncio.create_task(_tell(share))]
     try:
-        while word := (await reader.readline()).decode().strip():
-            match word:
-                case "begin":
+        while words := (await reader.readline()).decode().split():
+            match words:
+                case "server", host, port:
+                    share.around.server = (host, int(port))
+                    tasks.append(asyncio.create_task(share.arrive()))
+                case ["begin"]:
                     share.begin()
-                case "fail":
+                case ["fail"]:
                     share.fail()
-                case "return":
+                case ["return"]:
                     share.come_back()
                 case _:
-                    raise AssertionError(word)
+                    raise AssertionError(words)
     finally:
-        for task in (arriving, telling):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(arriving, telling, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await share.close()
+
+
+def _say(what: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 async def _tell(share: Share) -> None:
     while True:
-        sys.stdout.write(json.dumps(share.told()) + "\n")
-        sys.stdout.flush()
+        _say(share.told())
         await asyncio.sleep(TOLD_EVERY_S)
 
 

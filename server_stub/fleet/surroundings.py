@@ -52,9 +52,6 @@ class Counts:
 class Surroundings:
     """One process of the fleet, as its nodes see it."""
 
-    server: tuple[str, int]
-    authority: str
-    """Host and port as they stand in requests."""
     run: str
     dials: asyncio.Semaphore
     chance: random.Random
@@ -64,4 +61,6 @@ class Surroundings:
     """Of those that fail together."""
     refusing: Door
     """Never opened."""
+    server: tuple[str, int] = ("127.0.0.1", 0)
+    """Not known before it has started."""
     counts: Counts = field(default_factory=Counts)
