@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 
 from server_stub import events
 from server_stub.core.node_facts import Lifecycle, Stored, Word
-from server_stub.core.shards import shard_of
+from server_stub.core.shards import ALL_SHARDS, shard_of
 from server_stub.store.tables import NodeRow
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class NodeRecord:
     state_detail: str
     state_message: str
     state_since_wall_at: float
+    maintenance_reason: str | None
+    maintenance_by: str | None
+    maintenance_since_wall_at: float | None
+    maintenance_until_wall_at: float | None
     version_id: int
 
     @property
@@ -84,7 +88,14 @@ class NodeRecord:
             is_registered=self.registered_wall_at is not None,
             has_healthz=self.healthz is not None,
             has_link=self.has_link,
+            maintenance=self._maintenance,
         )
+
+    @property
+    def _maintenance(self) -> str:
+        if self.maintenance_by is None:
+            return ""
+        return f"in maintenance by {self.maintenance_by}: {self.maintenance_reason}"
 
 
 _COLUMNS: Final = [getattr(NodeRow, name) for name in NodeRecord.__slots__]
@@ -106,9 +117,13 @@ class StateChange:
     state_before: str
 
 
-async def read(session: AsyncSession, ids: Iterable[str] | None = None) -> list[NodeRecord]:
-    """Give all nodes by name, or those of `ids` that exist."""
+async def read(
+    session: AsyncSession, ids: Iterable[str] | None = None, *, shards: frozenset[int] = ALL_SHARDS
+) -> list[NodeRecord]:
+    """Give all nodes of these shards by name, or those of `ids` among them that exist."""
     query = select(*_COLUMNS).order_by(NodeRow.name, NodeRow.id)
+    if shards != ALL_SHARDS:
+        query = query.where(NodeRow.shard.in_(sorted(shards)))
     wanted = None if ids is None else set(ids)
     if wanted is not None and len(wanted) <= MANY:
         query = query.where(NodeRow.id.in_(wanted))
@@ -222,8 +237,26 @@ _STORE_VERDICTS: Final = {
         RETURNING nodes.id
         """
     ),
+    "postgresql": text(
+        """
+        UPDATE nodes SET
+            version_id = nodes.version_id + 1,
+            lifecycle = change.lifecycle,
+            unreachable = change.unreachable,
+            state = change.state,
+            state_reason = change.state_reason,
+            state_detail = change.state_detail,
+            state_message = change.state_message,
+            state_since_wall_at = change.state_since_wall_at
+        FROM json_to_recordset(CAST(:changes AS json)) AS change(
+            id text, version_id integer, lifecycle text, unreachable boolean, state text, state_reason text,
+            state_detail text, state_message text, state_since_wall_at double precision
+        )
+        WHERE nodes.id = change.id AND nodes.version_id = change.version_id
+        RETURNING nodes.id
+        """
+    ),
 }
-"""By database; PostgreSQL's reads its changes with json_to_recordset."""
 
 
 async def store_verdicts(session: AsyncSession, changes: Sequence[StateChange], wall_at: float) -> set[str]:

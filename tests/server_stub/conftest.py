@@ -1,7 +1,13 @@
-"""A real server in this process, on a file of its own, with intervals short enough for tests."""
+"""A real server in this process, on a database of its own, with intervals short enough for tests.
+
+The database is a SQLite file, unless a test asks for both kinds with
+`@pytest.mark.parametrize("database_kind", BOTH_DATABASES, indirect=True)`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +16,12 @@ import pytest
 
 from server_stub.config import ServerConfig
 from server_stub.main import running
+from server_stub.store.engine import sqlite_url
+from tests.support import postgres
 from tests.support.server_peers import Client, Healthz, Peer, healthz_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -23,15 +31,50 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
 
+TEMPLATE = "nodenanny_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[postgres.Cluster]:
+    """A private PostgreSQL for all tests that want one, with a template of the server's schema."""
+    if postgres.installed() is None:
+        pytest.skip(f"PostgreSQL {postgres.OLDEST} or newer is not installed: make system-deps")
+    with postgres.running_cluster() as cluster:
+        asyncio.run(postgres.make_template(cluster, TEMPLATE))
+        yield cluster
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Serve:
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, database_kind: str) -> postgres.Cluster | None:
+    """The PostgreSQL of a test that runs on one."""
+    return request.getfixturevalue("postgres_cluster") if database_kind == "postgresql" else None
+
+
+@pytest.fixture
+async def database_url(cluster: postgres.Cluster | None, tmp_path: Path) -> AsyncIterator[str]:
+    """A new database that is gone after the test."""
+    if cluster is None:
+        yield sqlite_url(str(tmp_path / "server.sqlite3"))
+    else:
+        async with cluster.fresh_database(f"test_{next(_numbers)}", TEMPLATE) as url:
+            yield url
+
+
+@pytest.fixture
+def serve(database_url: str) -> Serve:
     """Start a server on this test's database; its settings may be changed by name."""
 
     @asynccontextmanager
     async def start(clock: Any = None, **changed: Any) -> AsyncIterator[RunningServer]:
         settings: dict[str, Any] = {
             "port": 0,
-            "database": str(tmp_path / "server.sqlite3"),
+            "database": database_url,
             "probe_interval_s": 2.0,
             "probe_budget_s": 0.6,
             "probe_try_timeout_s": 0.3,

@@ -1,31 +1,22 @@
-"""The database on a real SQLite file: pragmas, transactions, writers that meet."""
+"""The database, both kinds: settings, transactions, writers that meet."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm.exc import StaleDataError
 
 from server_stub import events
-from server_stub.store.engine import Database, sqlite_url
+from server_stub.store.engine import Database
 from server_stub.store.tables import EventRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from sqlalchemy.ext.asyncio import AsyncSession
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
-    yield opened
-    await opened.close()
 
 
 async def number_of_events(database: Database) -> int:
@@ -34,19 +25,32 @@ async def number_of_events(database: Database) -> int:
 
 
 @pytest.mark.parametrize(
-    ("pragma", "value"),
-    [("journal_mode", "wal"), ("foreign_keys", 1), ("busy_timeout", 10000), ("synchronous", 2)],
+    ("database_kind", "asked", "value"),
+    [
+        ("sqlite", "PRAGMA journal_mode", "wal"),
+        ("sqlite", "PRAGMA foreign_keys", 1),
+        ("sqlite", "PRAGMA busy_timeout", 10000),
+        ("sqlite", "PRAGMA synchronous", 2),
+        ("postgresql", "SHOW statement_timeout", "10s"),
+        ("postgresql", "SHOW idle_in_transaction_session_timeout", "10s"),
+        ("postgresql", "SHOW transaction_isolation", "repeatable read"),
+        ("postgresql", "SHOW transaction_read_only", "on"),
+        ("postgresql", "SHOW application_name", "nodenanny-server"),
+    ],
+    indirect=["database_kind"],
 )
-async def test_each_connection_is_configured(database: Database, pragma: str, value: object) -> None:
+async def test_each_connection_is_configured(database: Database, asked: str, value: object) -> None:
     async with database.reading() as session:
-        assert await session.scalar(text(f"PRAGMA {pragma}")) == value
+        assert await session.scalar(text(asked)) == value
 
 
-async def test_what_a_block_writes_is_there_for_the_next_process(database: Database, tmp_path: Path) -> None:
+async def test_what_a_block_writes_is_there_for_the_next_process(
+    database: Database, database_url: str
+) -> None:
     async with database.writing() as session:
         events.append(session, 1.0, "a", None)
 
-    other = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
+    other = await Database.open(database_url)
     assert await number_of_events(other) == 1
     await other.close()
 
@@ -74,8 +78,8 @@ async def test_many_tasks_may_write_at_once_and_none_fails(database: Database) -
     assert await number_of_events(database) == 50
 
 
-async def test_two_processes_may_write_at_once_and_none_fails(database: Database, tmp_path: Path) -> None:
-    other = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
+async def test_two_processes_may_write_at_once_and_none_fails(database: Database, database_url: str) -> None:
+    other = await Database.open(database_url)
 
     async def write(to: Database) -> None:
         async with to.writing() as session:
@@ -91,11 +95,25 @@ async def test_a_reader_is_not_held_up_by_a_writer(database: Database) -> None:
     async with database.writing() as session:
         events.append(session, 1.0, "a", None)
         await session.flush()
-        async with asyncio.timeout(5):
-            assert await number_of_events(database) == 0
+        async with asyncio.timeout(20):
+            assert await asyncio.create_task(number_of_events(database)) == 0
 
 
-@pytest.mark.parametrize("conflict", [StaleDataError(), IntegrityError("", {}, Exception())])
+class PostgresError(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    "conflict",
+    [
+        StaleDataError(),
+        IntegrityError("", {}, Exception()),
+        DBAPIError("", {}, PostgresError("40001")),
+        DBAPIError("", {}, PostgresError("40P01")),
+    ],
+    ids=["stale", "integrity", "serialization", "deadlock"],
+)
 async def test_a_change_that_met_another_writer_is_run_again_three_times_at_most(
     database: Database, conflict: Exception
 ) -> None:
@@ -118,3 +136,53 @@ async def test_a_change_that_met_another_writer_is_run_again_three_times_at_most
 
     with pytest.raises(type(conflict)):
         await database.write(always)
+
+
+async def test_a_cancelled_writer_is_cancelled_and_the_next_one_has_its_turn(database: Database) -> None:
+    waiting = asyncio.Event()
+
+    async def write_for_ever() -> None:
+        async with database.writing() as session:
+            events.append(session, 1.0, "undone", None)
+            await session.flush()
+            waiting.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(write_for_ever())
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async with database.writing() as session:
+        events.append(session, 2.0, "a", None)
+    assert await number_of_events(database) == 1
+
+
+async def test_a_writer_cancelled_at_any_await_is_cancelled_and_never_told_that_the_database_is_gone(
+    database: Database,
+) -> None:
+    """Cancelled after 1, 2, 3, … turns of the loop, through begin, insert and commit, until one ends by itself."""
+    done = 0
+
+    async def write() -> None:
+        nonlocal done
+        async with database.writing() as session:
+            events.append(session, 1.0, "a", None)
+        done += 1
+
+    turns = 0
+    while not done:
+        task = asyncio.create_task(write())
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+            if task.done():
+                break
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        turns += 1
+
+    async with database.writing() as session:
+        events.append(session, 2.0, "a", None)
+    assert database.failures_total == 0

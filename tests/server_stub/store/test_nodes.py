@@ -1,4 +1,4 @@
-"""Nodes in a real SQLite file: first words, registration, and rounds that lose no update."""
+"""Nodes in a real database: first words, registration, and rounds that lose no update."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ from sqlalchemy import select
 
 from nanny.protocol.messages import Role
 from server_stub.store import nodes
-from server_stub.store.engine import Database, sqlite_url
 from server_stub.store.nodes import IdentityConflict, StateChange
 from server_stub.store.tables import EventRow
 from tests.support.server_peers import hello, life, registration
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
+    from server_stub.store.engine import Database
     from server_stub.store.nodes import NodeRecord
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(sqlite_url(str(tmp_path / "x.sqlite3")))
-    yield opened
-    await opened.close()
 
 
 async def meet(database: Database, node_id: str = "node-1", role: Role = Role.LINK, **changed: Any) -> bool:
@@ -210,8 +200,9 @@ async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Dat
 async def test_a_message_with_quotes_is_stored_as_it_is(database: Database) -> None:
     await meet(database)
     nasty = 'it\'s "quoted" \\ and 🦆 and \u2028'
+    record = await one(database)
 
     async with database.writing() as session:
-        await nodes.store_verdicts(session, [change(await one(database), state_message=nasty)], 1.0)
+        await nodes.store_verdicts(session, [change(record, state_message=nasty)], 1.0)
 
     assert (await one(database)).state_message == nasty
