@@ -4,12 +4,17 @@ Stored before it is told of, `sent` before its first byte, acknowledged after it
 the server anywhere loses none, and the nanny's ledger makes the second delivery harmless. Time to live runs
 on the monotonic clock of the process that took the command; a later process goes by the stored wall-clock
 expiry. A command that may have reached its node is never called expired here: it is sent again with no time
-left, and the nanny says what became of it. Knows no HTTP and no frames.
+left, and the nanny says what became of it.
+
+One task delivers, for many nodes at a time: a round is one reading and one transaction, however many nodes
+it is for. What is due when is in heaps, so that a node costs nothing while nothing of it is due. Knows no
+HTTP and no frames.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -17,25 +22,35 @@ from typing import TYPE_CHECKING, Final
 from nanny.common.identifiers import uuid7
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.messages import CommandOrder, OutcomeAcknowledged, Role
+from server_stub import fault_point
 from server_stub.changes import EVENTS
 from server_stub.core.command_lifecycle import CommandState, IllegalTransition, is_finished, may_expire_unsent
+from server_stub.group_commit import GroupCommit
 from server_stub.store import commands as store
 from server_stub.store.commands import CommandRecord, Moved
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
     from sqlalchemy.ext.asyncio import AsyncSession
     from structlog.typing import FilteringBoundLogger
 
     from nanny.protocol.messages import CommandAccepted, CommandOutcome, Scalar
     from server_stub.changes import Changes
     from server_stub.clock import Clock
-    from server_stub.connections import OpenConnections
+    from server_stub.connections import Connection, OpenConnections
     from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
 
 RETRY_S: Final = 5.0
 CONFIRMED_WITHIN_S: Final = 15.0
 """An order that its nanny has not confirmed by then is sent again; the ledger takes it once."""
+SWEEP_S: Final = 60.0
+"""How often all that is open is looked over, for what no heap should have missed."""
+NODES_AT_A_TIME: Final = 200
+SENDS_AT_A_TIME: Final = 25
+"""Then other tasks have their turn: a frame costs some 0.1 ms to make."""
+EXPIRED_UNSENT: Final = "its time was over before it could be sent"
 
 
 class Commands:
@@ -57,13 +72,22 @@ class Commands:
         self._clock = clock
         self._log = log
         self._metrics = metrics
-        self._deadlines: dict[str, tuple[float, str]] = {}
-        """Command id to (monotonic expiry, node id), of those that no nanny has confirmed."""
+        self._group = GroupCommit(database)
+        self._open: dict[str, dict[str, float]] = {}
+        """Node id to (command id to monotonic expiry), of those that no nanny has confirmed."""
         self._unsent: set[str] = set()
         """Of these, the queued ones: they alone may expire here."""
+        self._expiries: list[tuple[float, str, str]] = []
+        """A heap of (expiry, command id, node id), of all that were ever unsent here."""
         self._sent_on: dict[str, tuple[str, float]] = {}
         """Command id to the session that carries it, and since when."""
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._retries: list[tuple[float, str]] = []
+        """A heap of (when, node id): look at this node again."""
+        self._retry_at: dict[str, float] = {}
+        """Node id to its one entry of the heap that counts, the earliest."""
+        self._due: dict[str, list[asyncio.Future[None]]] = {}
+        """Nodes to deliver to in the next round, and who waits for that round."""
+        self._is_over = False
         self._last_id: str | None = None
         self._woken = asyncio.Event()
 
@@ -73,33 +97,83 @@ class Commands:
             left = await store.undelivered(session)
         now, wall_now = self._clock.monotonic(), self._clock.wall()
         for record in left:
-            self._deadlines[record.id] = (now + record.expires_wall_at - wall_now, record.node_id)
-            if record.state == CommandState.QUEUED:
-                self._unsent.add(record.id)
+            self._keep(record, now + record.expires_wall_at - wall_now)
 
     async def run(self) -> None:
-        """Expire what was never sent, and send again what could not be, until cancelled."""
-        while True:
-            self._woken.clear()
-            now = self._clock.monotonic()
-            unsent = [self._deadlines[command_id] for command_id in self._unsent]
-            wanting = {node_id for at, node_id in unsent if at <= now}
-            for command_id, (_, node_id) in self._deadlines.items():
-                link = self._connections.find(Role.LINK, node_id)
-                if link is not None and not self._is_under_way(command_id, link.session_id):
-                    wanting.add(node_id)
-            for node_id in wanting:
-                try:
-                    await self.deliver(node_id)
-                except Exception:
-                    self._log.exception("delivery failed", node=node_id)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min([RETRY_S, *(at - now for at, _ in unsent if at > now)])):
-                    await self._woken.wait()
+        """Deliver what is due, expire what was never sent, send again what was not confirmed, until cancelled."""
+        swept_at = self._clock.monotonic()
+        try:
+            while True:
+                self._woken.clear()
+                now = self._clock.monotonic()
+                self._collect_due(now)
+                if now >= swept_at + SWEEP_S:
+                    swept_at = now
+                    self._sweep()
+                if self._due:
+                    await self._round()
+                    continue
+                heads = [heap[0][0] for heap in (self._expiries, self._retries) if heap]
+                wake_at = min([swept_at + SWEEP_S, *heads])
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.001, wake_at - now)):
+                        await self._woken.wait()
+        finally:
+            self._is_over = True
+            for waiting in self._due.values():
+                _release(waiting)
+            self._due.clear()
+
+    async def close(self) -> None:
+        """Wait until what the nodes told is stored."""
+        await self._group.close()
 
     def count_open(self, node_id: str) -> int:
         """Give how many of the node's commands no nanny has confirmed."""
-        return sum(1 for _, owner in self._deadlines.values() if owner == node_id)
+        return len(self._open.get(node_id, ()))
+
+    # In
+
+    def draft(
+        self,
+        *,
+        node_id: str,
+        kind: str,
+        reason: str,
+        actor: str,
+        time_to_live_s: float,
+        target: Incarnation | None,
+        parameters: dict[str, Scalar],
+        idempotency_key: str | None,
+        fingerprint: str,
+        rollout_id: str | None = None,
+        batch_id: str | None = None,
+    ) -> CommandRecord:
+        """Give a new command as it is to be stored, with an id later than all before it."""
+        wall_now = self._clock.wall()
+        self._last_id = uuid7(int(wall_now * 1000), os.urandom(10), self._last_id)
+        return CommandRecord(
+            id=self._last_id,
+            node_id=node_id,
+            rollout_id=rollout_id,
+            batch_id=batch_id,
+            kind=kind,
+            reason=reason,
+            actor=actor,
+            target_incarnation=None if target is None else str(target),
+            parameters=parameters,
+            time_to_live_s=time_to_live_s,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+            state=CommandState.QUEUED,
+            detail="",
+            incarnation_after=None,
+            created_wall_at=wall_now,
+            expires_wall_at=wall_now + time_to_live_s,
+            sent_wall_at=None,
+            accepted_wall_at=None,
+            finished_wall_at=None,
+        )
 
     async def submit(
         self,
@@ -119,64 +193,130 @@ class Commands:
         Raises:
             KeyReused: the idempotency key was used for another request.
         """
-        wall_now, now = self._clock.wall(), self._clock.monotonic()
-        self._last_id = uuid7(int(wall_now * 1000), os.urandom(10), self._last_id)
-        new = CommandRecord(
-            id=self._last_id,
+        new = self.draft(
             node_id=node_id,
             kind=kind,
             reason=reason,
             actor=actor,
-            target_incarnation=None if target is None else str(target),
-            parameters=parameters,
             time_to_live_s=time_to_live_s,
+            target=target,
+            parameters=parameters,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
-            state=CommandState.QUEUED,
-            detail="",
-            incarnation_after=None,
-            created_wall_at=wall_now,
-            expires_wall_at=wall_now + time_to_live_s,
-            sent_wall_at=None,
-            accepted_wall_at=None,
-            finished_wall_at=None,
         )
-        record, is_new = await self._database.write(lambda session: store.submit(session, new))
+        records, is_new = await self.submit_all([new])
         if is_new:
-            self._deadlines[record.id] = (now + time_to_live_s, node_id)
-            self._unsent.add(record.id)
+            await self.deliver(node_id)
+        return records[0], is_new
+
+    async def submit_all(self, new: Sequence[CommandRecord]) -> tuple[list[CommandRecord], bool]:
+        """Store drafts, all or none, and have them sent; gives the stored ones and whether they are new.
+
+        Raises:
+            KeyReused: the idempotency key of the first was used for another request.
+        """
+        fault_point.reach("storing")
+        records, is_new = await self._database.write(lambda session: store.submit(session, new))
+        fault_point.reach("stored")
+        if is_new:
+            self.take_up(records)
+        return records, is_new
+
+    def take_up(self, records: Iterable[CommandRecord]) -> None:
+        """These are stored now: have them sent."""
+        now = self._clock.monotonic()
+        for record in records:
+            self._keep(record, now + record.time_to_live_s)
+            self._due.setdefault(record.node_id, [])
             self._note(record.id, CommandState.QUEUED)
             self._log.info(
-                "command queued", command=record.id, node=node_id, kind=kind, actor=actor, why=reason
+                "command queued",
+                command=record.id,
+                node=record.node_id,
+                kind=record.kind,
+                actor=record.actor,
+                why=record.reason,
             )
-            await self.deliver(node_id)
+        self._woken.set()
+
+    async def withdraw(self, command_id: str, detail: str) -> CommandRecord | None:
+        """End a command that was never sent as superseded; gives it as it is then, changed or not."""
+        wall_now = self._clock.wall()
+        record, is_withdrawn = await self._database.write(
+            lambda session: store.withdraw(session, command_id, wall_now, detail)
+        )
+        if record is not None and is_withdrawn:
+            self._moved(record.id, record.node_id, CommandState.SUPERSEDED, detail)
+        return record
+
+    async def withdraw_all(self, node_id: str, detail: str) -> None:
+        """End what the node was never sent as superseded."""
+        ids = [command_id for command_id in self._open.get(node_id, ()) if command_id in self._unsent]
+        await self._move_queued(dict.fromkeys(ids, node_id), CommandState.SUPERSEDED, detail)
+
+    # Out
+
+    def wake(self, node_id: str) -> None:
+        """The node's link is there: send it what it has not confirmed, soon."""
+        if node_id in self._open:
+            self._due.setdefault(node_id, [])
             self._woken.set()
-        return record, is_new
 
     async def deliver(self, node_id: str) -> None:
-        """Send the node's link what it has not confirmed, oldest first; expire what came to nothing."""
-        if not any(owner == node_id for _, owner in self._deadlines.values()):
+        """Send the node's link what it has not confirmed, and return when that is on its way, or cannot be."""
+        if node_id not in self._open or self._is_over:
             return
-        async with self._turns.setdefault(node_id, asyncio.Lock()):
-            async with self._database.reading() as session:
-                records = await store.undelivered(session, node_id)
-            for record in records:
-                await self._deliver_one(record)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._due.setdefault(node_id, []).append(future)
+        self._woken.set()
+        await future
 
-    async def _deliver_one(self, record: CommandRecord) -> None:
-        state = CommandState(record.state)
-        remaining_s = self._remaining_s(record)
-        if may_expire_unsent(state, remaining_s):
-            detail = "its time was over before it could be sent"
-            await self._move(record.id, record.node_id, CommandState.EXPIRED, detail=detail)
+    async def _round(self) -> None:
+        """Deliver to some of the nodes that are due."""
+        batch = list(self._due)[:NODES_AT_A_TIME]
+        waiting = [future for node_id in batch for future in self._due.pop(node_id)]
+        try:
+            await self._deliver_to([node_id for node_id in batch if node_id in self._open])
+        except Exception:
+            self._log.exception("delivery failed", nodes=batch[:10], count=len(batch))
+            for node_id in batch:
+                self._look_again(node_id, RETRY_S)
+        finally:
+            _release(waiting)
+
+    async def _deliver_to(self, node_ids: Collection[str]) -> None:
+        """Send these nodes' links what they have not confirmed, oldest first; expire what came to nothing."""
+        if not node_ids:
             return
-        link = self._connections.find(Role.LINK, record.node_id)
-        if link is None or self._is_under_way(record.id, link.session_id):
+        async with self._database.reading() as session:
+            records = await store.undelivered(session, node_ids)
+        links = {node_id: self._connections.find(Role.LINK, node_id) for node_id in node_ids}
+        expired: dict[str, str] = {}
+        ready: list[tuple[CommandRecord, Connection]] = []
+        for record in records:
+            link = links[record.node_id]
+            if may_expire_unsent(CommandState(record.state), self._remaining_s(record)):
+                expired[record.id] = record.node_id
+            elif link is not None and self._is_under_way(record.id, link.session_id):
+                self._look_again(record.node_id, CONFIRMED_WITHIN_S)
+            elif link is not None:
+                ready.append((record, link))
+        await self._move_queued(expired, CommandState.EXPIRED, EXPIRED_UNSENT)
+        queued = {record.id: record.node_id for record, _ in ready if record.state == CommandState.QUEUED}
+        moved = await self._move_queued(queued, CommandState.SENT)
+        fault_point.reach("marked sent")
+        for position, (record, link) in enumerate(ready):
+            if position % SENDS_AT_A_TIME == SENDS_AT_A_TIME - 1:
+                await asyncio.sleep(0)
+            if record.id not in queued or record.id in moved:
+                self._send(record, link)
+
+    def _send(self, record: CommandRecord, link: Connection) -> None:
+        if self._connections.find(Role.LINK, record.node_id) is not link:
+            self.wake(record.node_id)  # the next one may have come before this was marked as sent
             return
-        if state is CommandState.QUEUED:
-            moved = await self._move(record.id, record.node_id, CommandState.SENT)
-            if moved is not Moved.YES or self._connections.find(Role.LINK, record.node_id) is not link:
-                return
+        if record.id not in self._open.get(record.node_id, ()):
+            return
         target = record.target_incarnation
         order = CommandOrder(
             command_id=record.id,
@@ -189,6 +329,10 @@ class Commands:
         )
         if link.send(order):
             self._sent_on[record.id] = (link.session_id, self._clock.monotonic())
+            self._look_again(record.node_id, CONFIRMED_WITHIN_S)
+            fault_point.reach("handed to the link")
+        else:
+            self._look_again(record.node_id, RETRY_S)
 
     def _is_under_way(self, command_id: str, session_id: str) -> bool:
         """Tell whether this session carries the command, for not so long that its nanny should have confirmed."""
@@ -198,22 +342,63 @@ class Commands:
         return self._clock.monotonic() < carried[1] + CONFIRMED_WITHIN_S
 
     def _remaining_s(self, record: CommandRecord) -> float:
-        deadline = self._deadlines.get(record.id)
+        deadline = self._open.get(record.node_id, {}).get(record.id)
         if deadline is None:
             return record.expires_wall_at - self._clock.wall()
-        return deadline[0] - self._clock.monotonic()
+        return deadline - self._clock.monotonic()
+
+    # When
+
+    def _keep(self, record: CommandRecord, expires_at: float) -> None:
+        self._open.setdefault(record.node_id, {})[record.id] = expires_at
+        if record.state == CommandState.QUEUED:
+            self._unsent.add(record.id)
+            heapq.heappush(self._expiries, (expires_at, record.id, record.node_id))
+
+    def _look_again(self, node_id: str, in_s: float) -> None:
+        at = self._clock.monotonic() + in_s
+        if self._retry_at.get(node_id, at) >= at:
+            self._retry_at[node_id] = at
+            heapq.heappush(self._retries, (at, node_id))
+
+    def _collect_due(self, now: float) -> None:
+        while self._expiries and self._expiries[0][0] <= now:
+            _, command_id, node_id = heapq.heappop(self._expiries)
+            if command_id in self._unsent:
+                self._due.setdefault(node_id, [])
+        while self._retries and self._retries[0][0] <= now:
+            at, node_id = heapq.heappop(self._retries)
+            if self._retry_at.get(node_id) != at:
+                continue
+            del self._retry_at[node_id]
+            commands = self._open.get(node_id, {})
+            has_link = self._connections.find(Role.LINK, node_id) is not None
+            if (commands and has_link) or not self._unsent.isdisjoint(commands):
+                self._due.setdefault(node_id, [])
+
+    def _sweep(self) -> None:
+        for node_id, commands in self._open.items():
+            link = self._connections.find(Role.LINK, node_id)
+            if link is not None and not all(self._is_under_way(one, link.session_id) for one in commands):
+                self._due.setdefault(node_id, [])
+
+    # Back
 
     async def accepted(self, node_id: str, message: CommandAccepted) -> None:
         """The nanny has the command in its ledger."""
+        fault_point.reach("accepting")
         await self._ended_or_accepted(node_id, message.command_id, CommandState.ACCEPTED)
+        fault_point.reach("accepted")
 
     async def ended(self, node_id: str, message: CommandOutcome) -> OutcomeAcknowledged:
         """The nanny says what became of the command; gives what to answer once it is stored."""
         after = CommandState(message.outcome.value)
         incarnation = None if message.incarnation is None else str(message.incarnation)
+        fault_point.reach("ending")
         await self._ended_or_accepted(
             node_id, message.command_id, after, detail=message.detail, incarnation=incarnation
         )
+        fault_point.reach("ended")
         return OutcomeAcknowledged(message.command_id)
 
     async def _ended_or_accepted(
@@ -253,18 +438,45 @@ class Commands:
                 session, command_id, node_id, after, wall_now, detail=detail, incarnation=incarnation
             )
 
-        moved = await self._database.write(change)
+        moved = await self._group.write(change)
         if moved is Moved.YES:
-            self._unsent.discard(command_id)
-            if after is not CommandState.SENT:
-                self._deadlines.pop(command_id, None)
-                self._sent_on.pop(command_id, None)
-            self._note(command_id, after)
-            self._log.info("command moved", command=command_id, node=node_id, state=after, detail=detail)
+            self._moved(command_id, node_id, after, detail)
         return moved
+
+    async def _move_queued(
+        self, node_by_command: dict[str, str], after: CommandState, detail: str = ""
+    ) -> set[str]:
+        """Bring those that are still queued to `after`, in one transaction; gives their ids."""
+        if not node_by_command:
+            return set()
+        wall_now = self._clock.wall()
+        moved = await self._database.write(
+            lambda session: store.move_queued(session, node_by_command, after, wall_now, detail)
+        )
+        for command_id in moved:
+            self._moved(command_id, node_by_command[command_id], after, detail)
+        return moved
+
+    def _moved(self, command_id: str, node_id: str, after: CommandState, detail: str) -> None:
+        self._unsent.discard(command_id)
+        if after is not CommandState.SENT:
+            self._sent_on.pop(command_id, None)
+            commands = self._open.get(node_id)
+            if commands is not None:
+                commands.pop(command_id, None)
+                if not commands:
+                    del self._open[node_id]
+        self._note(command_id, after)
+        self._log.info("command moved", command=command_id, node=node_id, state=after, detail=detail)
 
     def _note(self, command_id: str, after: CommandState) -> None:
         self._metrics.count("commands_total", state=after)
         self._changes.mark([command_id, EVENTS])
         if is_finished(after):
             self._changes.forget(command_id)
+
+
+def _release(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)

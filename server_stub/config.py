@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nanny.common.settings import Problem, setting
+from server_stub import fault_point
 from server_stub.log import LEVELS
 
 if TYPE_CHECKING:
@@ -171,9 +172,17 @@ class ServerConfig:
 
     log_level: str = setting("info", help="What is logged.", choices=LEVELS, section="log")
 
+    fault_point: str | None = setting(
+        None,
+        help="For tests only: after-N kills the server at the N-th place (see server_stub/fault_point.py).",
+        section="tests",
+    )
+
 
 def check(config: ServerConfig) -> Iterator[Problem]:
     """Give what must not be together, with the arithmetic."""
+    if config.fault_point is not None and not fault_point.is_setting(config.fault_point):
+        yield Problem("fault_point", config.fault_point, "after-N with a whole number from 1")
     if config.probe_try_timeout_s > config.probe_budget_s:
         yield Problem(
             "probe_try_timeout_s",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientConnectionError, WSCloseCode, WSMsgType, web
 
 from nanny.protocol.session_events import BacklogFull
+from server_stub import fault_point
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -181,6 +182,7 @@ class LinkSocket:
                 for frame in frames:
                     async with asyncio.timeout(SEND_TIMEOUT_S):
                         await self._socket.send_bytes(frame)
+                    fault_point.reach("frame written")
                 if is_closing:
                     break
             await self._socket.close(code=WSCloseCode.OK)

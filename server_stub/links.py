@@ -39,7 +39,7 @@ from nanny.protocol.session_events import (
     SessionFailed,
     SessionRefused,
 )
-from server_stub import events
+from server_stub import events, fault_point
 from server_stub.changes import EVENTS, NODES
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
 from server_stub.store import nodes
@@ -271,7 +271,7 @@ class Links:
         self._changes.mark([node_id, NODES])
         socket.flush()
         if role is Role.LINK:
-            await self._commands.deliver(node_id)
+            self._commands.wake(node_id)
 
     def _closed(self, socket: LinkSocket) -> None:
         role, node_id = socket.role, socket.node_id
@@ -315,6 +315,7 @@ class Links:
                 await self._commands.accepted(node_id, message)
             case CommandOutcome():
                 socket.send(await self._commands.ended(node_id, message))
+                fault_point.reach("acknowledged")
             case EvidenceSummary():
                 await self._keep_evidence(node_id, message)
             case _:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from yarl import URL
 
 from nanny.protocol.session_events import SessionConfig
+from server_stub import fault_point
 from server_stub.api import application
 from server_stub.arrivals import ArrivalsByNode
 from server_stub.authorisation import Authorisation
@@ -104,6 +105,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
     )
     log = configure(config.log_level, **bound)
     metrics = Metrics()
+    fault_point.arm(config.fault_point)
     async with AsyncExitStack() as stack:
         database = await _open_database(database_url(config))
         stack.callback(log.info, "server has stopped")
@@ -138,6 +140,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             log=log,
             metrics=metrics,
         )
+        stack.push_async_callback(commands.close)
         await commands.load()
         session_config = SessionConfig(
             hello_timeout_s=config.hello_timeout_s,

@@ -1,11 +1,11 @@
 """The life of a command at the server, and which changes of its state are legal.
 
     queued ─► sent ─► accepted ─► done | already-satisfied | rejected | expired | superseded | failed
-       └────────────────────────► expired, and nothing else: what was never sent has no effect on any node
+       └────────────────────────► expired, or superseded by its withdrawal: it has no effect on any node
 
 `sent` is stored before the first byte leaves, so a command that could have reached its node is never
-`queued`. From then on only the node's nanny ends it: the server doesn't call a command expired that might
-have been carried out. Knows no clock and no storage.
+`queued`, and only what is queued can be withdrawn. From then on only the node's nanny ends it: the server
+doesn't call a command expired that might have been carried out. Knows no clock and no storage.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class IllegalTransition(Exception):  # noqa: N818 (named as the rule that it bre
 OUTCOMES: Final = frozenset(CommandState(outcome.value) for outcome in Outcome)
 
 LEGAL: Final[Mapping[CommandState, frozenset[CommandState]]] = {
-    CommandState.QUEUED: frozenset({CommandState.SENT, CommandState.EXPIRED}),
+    CommandState.QUEUED: frozenset({CommandState.SENT, CommandState.EXPIRED, CommandState.SUPERSEDED}),
     CommandState.SENT: frozenset({CommandState.ACCEPTED}) | OUTCOMES,
     CommandState.ACCEPTED: OUTCOMES,
     **dict.fromkeys(OUTCOMES, frozenset[CommandState]()),
@@ -87,3 +87,8 @@ def absorbs(before: CommandState, after: CommandState) -> bool:
 def may_expire_unsent(state: CommandState, remaining_s: float) -> bool:
     """Tell whether the server itself may end the command as expired."""
     return state is CommandState.QUEUED and remaining_s <= 0.0
+
+
+def may_be_withdrawn(state: CommandState) -> bool:
+    """Tell whether the command can still be taken back: nobody was told of it."""
+    return state is CommandState.QUEUED

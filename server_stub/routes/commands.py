@@ -122,5 +122,5 @@ class CommandRoutes(Routes):
     async def _list_commands(self, request: web.Request, node_id: str | None) -> web.Response:
         limit = limit_of(request)
         async with self.services.database.reading() as session:
-            found = await command_store.newest(session, node_id, limit)
+            found = await command_store.newest(session, command_store.Wanted(node_id=node_id), limit)
         return web.json_response({"commands": [self.services.views.command(command) for command in found]})

@@ -1,25 +1,29 @@
-"""Commands in the database: each change of state is one transaction, with its event.
+"""Commands in the database: each change of state is written in one transaction with its event.
 
 A command is stored before anyone is told of it, and `sent` before its first byte leaves. Legal changes are
-those of `core.command_lifecycle`. Knows no connections and no monotonic time.
+those of `core.command_lifecycle`. What may come for many nodes at once is one statement for all of them.
+Knows no connections and no monotonic time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import and_, insert, select, update
 
 from server_stub import events
-from server_stub.core.command_lifecycle import CommandState, absorbs, advance, is_finished
+from server_stub.core.command_lifecycle import CommandState, absorbs, advance, is_finished, may_be_withdrawn
 from server_stub.store.tables import CommandRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
+
+CHUNK: Final = 500
+"""Ids in one statement: below every database's limit of parameters."""
 
 
 class KeyReused(Exception):  # noqa: N818 (what it is, not what it does)
@@ -32,6 +36,8 @@ class CommandRecord:
 
     id: str
     node_id: str
+    rollout_id: str | None
+    batch_id: str | None
     kind: str
     reason: str
     actor: str
@@ -55,8 +61,22 @@ class CommandRecord:
         return is_finished(CommandState(self.state))
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which commands a list is of; None is all."""
+
+    node_id: str | None = None
+    states: frozenset[str] | None = None
+    kind: str | None = None
+    rollout_id: str | None = None
+    batch_id: str | None = None
+    before: str | None = None
+    """Only those older than this id."""
+
+
 _COLUMNS: Final = [getattr(CommandRow, name) for name in CommandRecord.__slots__]
-_OPEN: Final = (CommandState.QUEUED, CommandState.SENT)
+OPEN: Final = (CommandState.QUEUED, CommandState.SENT)
+"""States in which no nanny has confirmed a command."""
 
 
 class Moved(Enum):
@@ -70,32 +90,45 @@ class Moved(Enum):
     NO_SUCH_COMMAND = auto()
 
 
-async def submit(session: AsyncSession, new: CommandRecord) -> tuple[CommandRecord, bool]:
-    """Store a new command, or give the one that the same request made before; tells whether it is new.
+async def submit(session: AsyncSession, new: Sequence[CommandRecord]) -> tuple[list[CommandRecord], bool]:
+    """Store new commands, or give those that the same request made before; tells whether they are new.
+
+    Args:
+        session: of a writing transaction: all are stored with it, or none.
+        new: at least one. Of several the first alone carries the idempotency key, and all its id as `batch_id`.
 
     Raises:
         KeyReused: the key was used for another request.
     """
-    if new.idempotency_key is not None:
-        query = select(*_COLUMNS).where(CommandRow.idempotency_key == new.idempotency_key)
+    key = new[0].idempotency_key
+    if key is not None:
+        query = select(*_COLUMNS).where(CommandRow.idempotency_key == key)
         earlier = (await session.execute(query)).one_or_none()
         if earlier is not None:
-            record = CommandRecord(*earlier)
-            if record.fingerprint != new.fingerprint:
-                raise KeyReused(f"this key made command {record.id}, from another request")
-            return record, False
-    session.add(CommandRow(**{name: getattr(new, name) for name in CommandRecord.__slots__}))
-    events.append(
-        session,
-        new.created_wall_at,
-        f"command.{new.state}",
-        new.node_id,
-        command=new.id,
-        kind=new.kind,
-        actor=new.actor,
-        reason=new.reason,
-    )
-    return new, True
+            first = CommandRecord(*earlier)
+            if first.fingerprint != new[0].fingerprint:
+                raise KeyReused(f"this key made command {first.id}, from another request")
+            if first.batch_id is None:
+                return [first], False
+            query = select(*_COLUMNS).where(CommandRow.batch_id == first.batch_id).order_by(CommandRow.id)
+            return [CommandRecord(*row) for row in await session.execute(query)], False
+    await session.execute(insert(CommandRow), [{**asdict(record), "version_id": 1} for record in new])
+    told = [
+        {
+            "wall_at": record.created_wall_at,
+            "type": f"command.{record.state}",
+            "node_id": record.node_id,
+            "detail": {
+                "command": record.id,
+                "kind": record.kind,
+                "actor": record.actor,
+                "reason": record.reason,
+            },
+        }
+        for record in new
+    ]
+    await events.append_many(session, told)
+    return list(new), True
 
 
 async def find(session: AsyncSession, command_id: str) -> CommandRecord | None:
@@ -104,20 +137,82 @@ async def find(session: AsyncSession, command_id: str) -> CommandRecord | None:
     return None if row is None else CommandRecord(*row)
 
 
-async def newest(session: AsyncSession, node_id: str | None, limit: int) -> list[CommandRecord]:
-    """Give the last commands, newest first, of one node or of all."""
+async def find_many(session: AsyncSession, ids: Collection[str]) -> dict[str, CommandRecord]:
+    """Give those of these commands that exist, by id."""
+    found: dict[str, CommandRecord] = {}
+    for chunk in _chunks(ids):
+        rows = await session.execute(select(*_COLUMNS).where(CommandRow.id.in_(chunk)))
+        found |= {row.id: CommandRecord(*row) for row in rows}
+    return found
+
+
+async def newest(session: AsyncSession, wanted: Wanted, limit: int) -> list[CommandRecord]:
+    """Give the last commands that are wanted, newest first."""
     query = select(*_COLUMNS).order_by(CommandRow.id.desc()).limit(limit)
-    if node_id is not None:
-        query = query.where(CommandRow.node_id == node_id)
+    if wanted.node_id is not None:
+        query = query.where(CommandRow.node_id == wanted.node_id)
+    if wanted.states is not None:
+        query = query.where(CommandRow.state.in_(wanted.states))
+    if wanted.kind is not None:
+        query = query.where(CommandRow.kind == wanted.kind)
+    if wanted.rollout_id is not None:
+        query = query.where(CommandRow.rollout_id == wanted.rollout_id)
+    if wanted.batch_id is not None:
+        query = query.where(CommandRow.batch_id == wanted.batch_id)
+    if wanted.before is not None:
+        query = query.where(CommandRow.id < wanted.before)
     return [CommandRecord(*row) for row in await session.execute(query)]
 
 
-async def undelivered(session: AsyncSession, node_id: str | None = None) -> list[CommandRecord]:
+async def undelivered(session: AsyncSession, node_ids: Collection[str] | None = None) -> list[CommandRecord]:
     """Give the commands, oldest first, that no nanny has confirmed: queued, or sent and not accepted."""
-    query = select(*_COLUMNS).where(CommandRow.state.in_(_OPEN)).order_by(CommandRow.id)
-    if node_id is not None:
-        query = query.where(CommandRow.node_id == node_id)
-    return [CommandRecord(*row) for row in await session.execute(query)]
+    query = select(*_COLUMNS).where(CommandRow.state.in_(OPEN)).order_by(CommandRow.id)
+    if node_ids is None:
+        return [CommandRecord(*row) for row in await session.execute(query)]
+    found = [
+        CommandRecord(*row)
+        for chunk in _chunks(node_ids)
+        for row in await session.execute(query.where(CommandRow.node_id.in_(chunk)))
+    ]
+    return sorted(found, key=lambda record: record.id)
+
+
+async def move_queued(
+    session: AsyncSession, ids: Collection[str], after: CommandState, wall_at: float, detail: str = ""
+) -> set[str]:
+    """Bring those of the commands that are still queued to `after`, and give their ids.
+
+    Raises:
+        IllegalTransition: that is nowhere to go from `queued`.
+    """
+    advance(CommandState.QUEUED, after)
+    when = {"sent_wall_at": wall_at} if after is CommandState.SENT else {"finished_wall_at": wall_at}
+    moved: set[str] = set()
+    told = []
+    for chunk in _chunks(ids):
+        statement = (
+            update(CommandRow)
+            .where(and_(CommandRow.id.in_(chunk), CommandRow.state == CommandState.QUEUED))
+            .values(state=str(after), detail=detail, version_id=CommandRow.version_id + 1, **when)
+            .returning(CommandRow.id, CommandRow.node_id, CommandRow.kind)
+            .execution_options(synchronize_session=False)
+        )
+        for row in sorted(await session.execute(statement)):
+            moved.add(row.id)
+            told.append(_event(wall_at, after, row.node_id, row.id, row.kind, detail))
+    await events.append_many(session, told)
+    return moved
+
+
+async def withdraw(
+    session: AsyncSession, command_id: str, wall_at: float, detail: str
+) -> tuple[CommandRecord | None, bool]:
+    """End a command that was never sent as superseded; gives it as it is then, and whether that changed it."""
+    record = await find(session, command_id)
+    if record is None or not may_be_withdrawn(CommandState(record.state)):
+        return record, False
+    moved = await move_queued(session, [command_id], CommandState.SUPERSEDED, wall_at, detail)
+    return await find(session, command_id), bool(moved)
 
 
 async def move(
@@ -153,7 +248,17 @@ async def move(
             row.finished_wall_at = wall_at
             row.detail = detail
             row.incarnation_after = incarnation
-    events.append(
-        session, wall_at, f"command.{after}", node_id, command=command_id, kind=row.kind, detail=detail
-    )
+    await events.append_many(session, [_event(wall_at, after, node_id, command_id, row.kind, detail)])
     return Moved.YES
+
+
+def _event(
+    wall_at: float, after: CommandState, node_id: str, command_id: str, kind: str, detail: str
+) -> dict[str, Any]:
+    told = {"command": command_id, "kind": kind, "detail": detail}
+    return {"wall_at": wall_at, "type": f"command.{after}", "node_id": node_id, "detail": told}
+
+
+def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:
+    ordered = sorted(ids)
+    return (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))
