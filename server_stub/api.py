@@ -16,6 +16,7 @@ from server_stub.problems import problems_middleware
 from server_stub.routes.commands import CommandRoutes
 from server_stub.routes.connections import ConnectionRoutes
 from server_stub.routes.events import EventRoutes
+from server_stub.routes.evidence import EvidenceRoutes
 from server_stub.routes.nodes import NodeRoutes
 from server_stub.routes.server import ServerRoutes
 
@@ -30,6 +31,7 @@ SUBJECTS: Final[tuple[type[Routes], ...]] = (
     NodeRoutes,
     CommandRoutes,
     EventRoutes,
+    EvidenceRoutes,
     ConnectionRoutes,
     ServerRoutes,
 )

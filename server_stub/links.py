@@ -39,7 +39,7 @@ from nanny.protocol.session_events import (
     SessionFailed,
     SessionRefused,
 )
-from server_stub import events, fault_point
+from server_stub import fault_point
 from server_stub.changes import EVENTS, NODES
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
 from server_stub.store import nodes
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from server_stub.clock import Clock
     from server_stub.commands import Commands
     from server_stub.connections import OpenConnections
+    from server_stub.evidence import Evidence
     from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
     from server_stub.syncer import Syncer
@@ -74,6 +75,7 @@ class Links:
         arrivals: ArrivalsByNode,
         syncer: Syncer,
         commands: Commands,
+        evidence: Evidence,
         changes: Changes,
         clock: Clock,
         log: FilteringBoundLogger,
@@ -87,6 +89,7 @@ class Links:
         self._arrivals = arrivals
         self._syncer = syncer
         self._commands = commands
+        self._evidence = evidence
         self._changes = changes
         self._clock = clock
         self._log = log
@@ -317,7 +320,7 @@ class Links:
                 socket.send(await self._commands.ended(node_id, message))
                 fault_point.reach("acknowledged")
             case EvidenceSummary():
-                await self._keep_evidence(node_id, message)
+                await self._evidence.keep_summary(node_id, message)
             case _:
                 raise AssertionError(f"{type(message).__name__} is the server's own to send")
 
@@ -336,21 +339,6 @@ class Links:
         # A registration proves nothing yet: the probe does.
         self._syncer.probe_now(node_id)
         self._changes.mark([node_id, NODES, EVENTS])
-
-    async def _keep_evidence(self, node_id: str, summary: EvidenceSummary) -> None:
-        async with self._database.writing() as session:
-            events.append(
-                session,
-                self._clock.wall(),
-                "node.evidence",
-                node_id,
-                bundle=summary.bundle_id,
-                incarnation=str(summary.incarnation),
-                reason=summary.reason,
-                size_bytes=summary.size_bytes,
-                stalled_at=summary.stalled_at,
-            )
-        self._changes.mark([EVENTS])
 
     def _refused(self, reason: str) -> None:
         self._metrics.count("connections_refused_total", reason=reason)

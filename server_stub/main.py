@@ -33,6 +33,7 @@ from server_stub.commands import Commands
 from server_stub.config import is_loopback
 from server_stub.connections import OpenConnections
 from server_stub.core.connectivity import Settings
+from server_stub.evidence import Evidence
 from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.metrics import Metrics
@@ -67,6 +68,7 @@ class RunningServer:
     database: Database
     syncer: Syncer
     commands: Commands
+    evidence: Evidence
     connections: OpenConnections
     arrivals: ArrivalsByNode
     changes: Changes
@@ -75,16 +77,29 @@ class RunningServer:
     """Ends only by an error: one of the server's own loops is gone."""
 
 
+def data_directory(config: ServerConfig) -> Path:
+    """Give the directory of what the server keeps: the configured one, that of its SQLite file, or the user's own."""
+    if config.data_dir is not None:
+        return Path(config.data_dir)
+    if config.database is not None:
+        with suppress(ArgumentError):  # said elsewhere, in its own words
+            where = make_url(config.database if "://" in config.database else sqlite_url(config.database))
+            if where.get_backend_name() == "sqlite" and where.database:
+                return Path(where.database).resolve().parent
+    state_home = os.environ.get("XDG_STATE_HOME")
+    directory = Path(state_home) if state_home else Path.home() / ".local" / "state"
+    return directory / "nodenanny-server"
+
+
 def database_url(config: ServerConfig) -> str:
-    """Give the database's URL, making the directory of a default one."""
+    """Give the database's URL, making the directory of a default one.
+
+    Raises:
+        StartError: the directory cannot be made.
+    """
     if config.database is not None:
         return config.database if "://" in config.database else sqlite_url(config.database)
-    if config.data_dir is not None:
-        directory = Path(config.data_dir)
-    else:
-        state_home = os.environ.get("XDG_STATE_HOME")
-        directory = Path(state_home) if state_home else Path.home() / ".local" / "state"
-        directory /= "nodenanny-server"
+    directory = data_directory(config)
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -147,12 +162,22 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             keepalive_interval_s=config.keepalive_interval_s,
             report_interval_s=config.report_interval_s,
         )
+        evidence = Evidence(
+            database=database,
+            changes=changes,
+            clock=clock,
+            log=log,
+            directory=data_directory(config) / "evidence",
+            limit_bytes=config.evidence_limit_mib << 20,
+            kept_s=config.events_kept_s,
+        )
         links = Links(
             database=database,
             connections=connections,
             arrivals=arrivals,
             syncer=syncer,
             commands=commands,
+            evidence=evidence,
             changes=changes,
             clock=clock,
             log=log,
@@ -166,6 +191,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             arrivals=arrivals,
             syncer=syncer,
             commands=commands,
+            evidence=evidence,
             links=links,
             changes=changes,
             views=Views(clock),
@@ -174,7 +200,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             log=log,
             metrics=metrics,
         )
-        loops = asyncio.create_task(_run_loops(syncer, commands), name="server loops")
+        loops = asyncio.create_task(_run_loops(syncer, commands, evidence), name="server loops")
         stack.push_async_callback(_cancel, loops)
         runner = web.AppRunner(
             application(services),
@@ -202,6 +228,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             database=database,
             syncer=syncer,
             commands=commands,
+            evidence=evidence,
             connections=connections,
             arrivals=arrivals,
             changes=changes,
@@ -237,14 +264,15 @@ async def _open_database(url: str) -> Database:
     except ArgumentError as error:
         raise StartError("the database's URL cannot be read, expected a path or scheme://…") from error
     try:
-        return await Database.open(url)
+        return await Database.open(url, alone=True)
     except Exception as error:
         why = getattr(error, "orig", None) or error
         raise StartError(f"cannot open the database {shown}: {why}") from error
 
 
-async def _run_loops(syncer: Syncer, commands: Commands) -> None:
+async def _run_loops(syncer: Syncer, commands: Commands, evidence: Evidence) -> None:
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(evidence.run(), name="evidence")
         tasks.create_task(syncer.run(), name="syncer")
         tasks.create_task(commands.run(), name="commands")
 

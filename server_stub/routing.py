@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from server_stub.core.node_facts import Word
@@ -17,7 +18,7 @@ from server_stub.problems import Problem
 from server_stub.store import nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from aiohttp import web
     from structlog.typing import FilteringBoundLogger
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from server_stub.changes import Changes
     from server_stub.clock import Clock
     from server_stub.commands import Commands
+    from server_stub.evidence import Evidence
     from server_stub.links import Links
     from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
@@ -47,6 +49,23 @@ class Parameter:
     schema: Mapping[str, Any]
     """JSON Schema of its value."""
     description: str
+
+
+LIMIT: Final = Parameter(
+    "limit",
+    {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT, "default": 100},
+    "How many entries at most.",
+)
+WAIT_S: Final = Parameter(
+    "wait_s",
+    {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_S, "default": 0},
+    "Wait so many seconds for what is asked for, then answer in any case.",
+)
+REVISION: Final = Parameter(
+    "revision",
+    {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    "With `wait_s`: until the revision is another than this one, which an answer gave.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,7 @@ class Services:
     arrivals: ArrivalsByNode
     syncer: Syncer
     commands: Commands
+    evidence: Evidence
     links: Links
     changes: Changes
     views: Views
@@ -147,10 +167,8 @@ def wait_s_of(request: web.Request) -> float:
         Problem: `invalid`.
     """
     text = request.query.get("wait_s", "0")
-    try:
-        wait_s = float(text)
-    except ValueError:
-        wait_s = -1.0
+    is_number = text.isascii() and text.replace(".", "", 1).isdecimal() and len(text) <= 20
+    wait_s = float(text) if is_number else -1.0
     if not 0.0 <= wait_s <= LONGEST_WAIT_S:
         raise Problem("invalid", f"wait_s: expected seconds from 0 to {LONGEST_WAIT_S:g}", field="wait_s")
     return wait_s
@@ -179,6 +197,38 @@ def limit_of(request: web.Request) -> int:
         Problem: `invalid`.
     """
     return integer_of(request, "limit", 100, 1, LIST_LIMIT) or LIST_LIMIT
+
+
+def choice_of(request: web.Request, name: str, choices: Collection[str], default: str) -> str:
+    """Give a word of the query that is one of several.
+
+    Raises:
+        Problem: `invalid`.
+    """
+    text = request.query.get(name, default)
+    if text not in choices:
+        raise Problem("invalid", f"{name}: expected one of {', '.join(choices)}", field=name)
+    return text
+
+
+def instant_of(request: web.Request, name: str) -> float | None:
+    """Give an instant of the query as seconds since 1970; RFC 3339, so it names its offset.
+
+    Raises:
+        Problem: `invalid`.
+    """
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        # A bare "+" of an offset arrives as a space: RFC 3339 has no other use for one here.
+        at = datetime.fromisoformat(text.replace(" ", "+")) if len(text) <= 40 else None
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        example = "2026-11-21T14:02:11Z"
+        raise Problem("invalid", f"{name}: expected an instant such as {example}", field=name)
+    return at.timestamp()
 
 
 def words_of(request: web.Request) -> frozenset[str]:
