@@ -56,6 +56,9 @@ class NodeRecord:
     incarnation: str | None
     software_version: str
     labels: Mapping[str, str]
+    """As the worker registered them."""
+    labels_set: Mapping[str, str]
+    """As people set them."""
     capacity: Mapping[str, Any]
     registered_wall_at: float | None
     lifecycle: str
@@ -75,6 +78,11 @@ class NodeRecord:
     def healthz(self) -> tuple[str, int] | None:
         """Address and port to probe, None if the node has none or has not said."""
         return (self.address, self.healthz_port) if self.address and self.healthz_port else None
+
+    @property
+    def effective_labels(self) -> dict[str, str]:
+        """What selectors see: people's labels stand before the node's own."""
+        return {**self.labels, **self.labels_set}
 
     @property
     def stored(self) -> Stored:
