@@ -10,8 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
+from nanny.common.quantities import parse_duration
 from nanny.ctl import exit_codes
-from nanny.ctl.quantities import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

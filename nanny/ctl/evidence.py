@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from nanny.common.quantities import size
 from nanny.control_client import RequestRefused
 from nanny.ctl import exit_codes, orders
-from nanny.ctl.quantities import size
 from nanny.ctl.terminal import table, visible_lines
 from nanny.errors import HostError
 from nanny.evidence import listing

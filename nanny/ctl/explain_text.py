@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from nanny.ctl.quantities import duration
+from nanny.common.quantities import duration
 from nanny.ctl.status_text import (
     because,
     condition_lines,

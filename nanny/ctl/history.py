@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from nanny.common.quantities import instant
 from nanny.ctl import exit_codes
 from nanny.ctl.history_text import BOOKKEEPING, boot_line, note_line, story_line
 from nanny.ctl.journal_files import read_journal
 from nanny.ctl.orders import UsageError
-from nanny.ctl.quantities import instant
 from nanny.errors import HostError
 
 if TYPE_CHECKING:

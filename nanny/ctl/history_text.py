@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from nanny.ctl.quantities import duration
+from nanny.common.quantities import duration
 from nanny.ctl.status_text import short
 from nanny.ctl.terminal import visible
 

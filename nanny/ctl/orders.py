@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.common.identifiers import is_uuid7, uuid7
+from nanny.common.quantities import duration
 from nanny.control_client import ControlError, NannyUnreachable, TryAgain
 from nanny.ctl import exit_codes
-from nanny.ctl.quantities import duration
 from nanny.ctl.status_text import short
 from nanny.ctl.terminal import visible
 

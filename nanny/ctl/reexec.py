@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from nanny.common.quantities import duration
 from nanny.control_client import NannyUnreachable, RequestRefused, TryAgain
 from nanny.ctl import exit_codes
-from nanny.ctl.quantities import duration
 
 if TYPE_CHECKING:
     import argparse

@@ -11,12 +11,12 @@ import time
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any
 
+from nanny.common.quantities import duration
 from nanny.control_client import RequestRefused
 from nanny.core.plain_values import named
 from nanny.core.recording_reader import Piece, Played, joints, played, read_recording
 from nanny.ctl import exit_codes
 from nanny.ctl.evidence import resolve
-from nanny.ctl.quantities import duration
 from nanny.ctl.replay_text import clock, story
 from nanny.errors import HostError
 from nanny.evidence import listing

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
+from nanny.common.quantities import duration
 from nanny.core import events as e
 from nanny.core.records import to_json
 from nanny.ctl.history_text import story_line
-from nanny.ctl.quantities import duration
 from nanny.ctl.status_text import short
 from nanny.ctl.terminal import visible
 from nanny.protocol.incarnation import Incarnation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from nanny.ctl.quantities import duration, utc
+from nanny.common.quantities import duration, utc
 from nanny.ctl.terminal import Paint, table, visible
 
 _LABEL_WIDTH: Final = 13

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanny.ctl.quantities import duration, instant, parse_duration, size, utc
+from nanny.common.quantities import duration, instant, parse_duration, size, utc
 
 NOON = 1777636800.0
 """2026-05-01T12:00:00Z"""
