@@ -1,4 +1,4 @@
-"""Nodes, commands and events as JSON.
+"""Nodes and commands as JSON.
 
 Ages and monotonic instants become wall-clock times here, by the server's own clock, and only here.
 Telemetry is passed on as the worker gave it. Knows no HTTP.
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from server_stub.core.node_facts import ConnectionFact, ProbeFact, Verdict
     from server_stub.store.commands import CommandRecord
     from server_stub.store.nodes import NodeRecord
-    from server_stub.store.tables import EventRow
 
 Json = dict[str, Any]
 
@@ -73,7 +72,8 @@ class Views:
             "address": record.address,
             "healthz_port": record.healthz_port,
             "software_version": record.software_version,
-            "labels": record.labels,
+            "labels": record.effective_labels,
+            "labels_set": record.labels_set,
             "capacity": record.capacity,
             "version": record.version_id,
             "probe": self._probe(arrivals.probe),
@@ -113,16 +113,6 @@ class Views:
             "took_s": None
             if record.finished_wall_at is None
             else round(record.finished_wall_at - record.created_wall_at, 3),
-        }
-
-    def event(self, row: EventRow) -> Json:
-        """Give an event."""
-        return {
-            "seq": row.seq,
-            "time": iso(row.wall_at),
-            "type": row.type,
-            "node_id": row.node_id,
-            "detail": row.detail,
         }
 
     def _instant(self, at: float | None) -> str | None:

@@ -283,7 +283,9 @@ async def test_events_are_waited_for_and_read_on_from_the_last(client: Client, p
 
     async with asyncio.timeout(20):
         news = await waiting
-    assert [(event["type"], event["node_id"]) for event in news["events"]] == [("node.created", "late")]
+    assert [(event["type"], event["subject"]) for event in news["events"]] == [
+        ("io.nodenanny.node.created", "late")
+    ]
     assert news["after"] > seen["after"]
 
 

@@ -67,9 +67,9 @@ async def test_every_step_is_an_event_in_order(client: Client, peers: Peers) -> 
     await link.send(CommandOutcome(order.command_id, Outcome.DONE, ""))
     await client.finished(command["id"])
 
-    events = (await client.get("/v1/events"))["events"]
+    events = await client.events()
 
-    steps = [event["type"] for event in events if event["detail"].get("command") == command["id"]]
+    steps = [type_ for type_, _, said in events if said.get("command") == command["id"]]
     assert steps == ["command.queued", "command.sent", "command.accepted", "command.done"]
 
 
@@ -171,9 +171,9 @@ async def test_an_outcome_told_twice_is_stored_once_and_acknowledged_twice(
         await link.expect(OutcomeAcknowledged)
 
     await client.finished(command["id"])
-    events = (await client.get("/v1/events"))["events"]
+    events = await client.events()
 
-    assert [event["type"] for event in events].count("command.done") == 1
+    assert [type_ for type_, _, _ in events].count("command.done") == 1
 
 
 async def test_a_second_other_outcome_changes_nothing_and_is_counted(

@@ -23,6 +23,7 @@ from nanny.protocol.session_events import (
     SessionFailed,
     SessionRefused,
 )
+from server_stub.events import TYPE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -258,6 +259,11 @@ class Client:
             answer = await response.json(content_type=None)
             assert response.status == expect, answer
             return answer
+
+    async def events(self, **query: Any) -> list[tuple[str, str | None, dict[str, Any]]]:
+        """The log as (short type, node id, data), oldest first."""
+        listed = (await self.get("/v1/events", **query))["events"]
+        return [(one["type"].removeprefix(TYPE_PREFIX), one.get("subject"), one["data"]) for one in listed]
 
     async def node_in(self, state: str, node: str = "node-1", **query: Any) -> Any:
         """Wait until the node is in this state, and give its page."""
