@@ -25,6 +25,9 @@ PARTS: Final[Mapping[str, tuple[str, str]]] = {
     "footprint": ("benchmarks.footprint:measure", "memory and CPU of each of our processes"),
     "agent": ("benchmarks.agent_start:measure", "the agent's start, without a nanny"),
     "probes": ("benchmarks.probe_cost:measure", "disposable probes"),
+    "server": ("benchmarks.server:quiet", "the server, while nothing changes"),
+    "reports": ("benchmarks.server:reports", "the server, with reports and registrations"),
+    "flips": ("benchmarks.server_flips:measure", "a thousand nodes change in one round"),
     "peers": ("benchmarks.peers.contest:tiny", "other supervisors, the same tiny worker"),
     "dask": ("benchmarks.peers.contest:dask", "Dask's nanny and ours, a Dask worker"),
 }

@@ -7,9 +7,10 @@ of its own. The rows say READY, since that is what a quiet fleet is; the server 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from server_stub.core.node_facts import Lifecycle, Word
+from server_stub.core.shards import shard_of
 from server_stub.fleet.node import CAPACITY, VERSION, identity, incarnation_of, labels
 from server_stub.fleet.plan import Behaviour, address, share_of
 from server_stub.store.engine import Database
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from server_stub.fleet.plan import FleetPlan
 
-ROWS_AT_A_TIME = 2000
+ROWS_AT_A_TIME: Final = 2000
 
 
 async def write(database_url: str, plan: FleetPlan, ports: Mapping[int, Mapping[str, int]]) -> None:
@@ -64,4 +65,5 @@ def _rows(plan: FleetPlan, ports: Mapping[int, Mapping[str, int]]) -> Iterator[N
                 state_reason="Ready",
                 state_message="was READY before this server started",
                 state_since_wall_at=wall_at,
+                shard=shard_of(identity(one.index)),
             )
