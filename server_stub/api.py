@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from server_stub.problems import problems_middleware
+from server_stub.routes.brakes import BrakeRoutes
 from server_stub.routes.commands import CommandRoutes
 from server_stub.routes.connections import ConnectionRoutes
 from server_stub.routes.events import EventRoutes
@@ -30,6 +31,7 @@ BODY_LIMIT_BYTES: Final = 64 * 1024
 SUBJECTS: Final[tuple[type[Routes], ...]] = (
     NodeRoutes,
     CommandRoutes,
+    BrakeRoutes,
     EventRoutes,
     EvidenceRoutes,
     ConnectionRoutes,

@@ -27,24 +27,29 @@ from server_stub import fault_point
 from server_stub.api import application
 from server_stub.arrivals import ArrivalsByNode
 from server_stub.authorisation import Authorisation
+from server_stub.brakes import Brakes
 from server_stub.changes import Changes
 from server_stub.clock import SystemClock
 from server_stub.commands import Commands
 from server_stub.config import is_loopback
 from server_stub.connections import OpenConnections
+from server_stub.core.brakes import BrakeSettings
 from server_stub.core.connectivity import Settings
+from server_stub.core.repair import RepairMode, RepairSettings
+from server_stub.core.repair_budget import BudgetSettings
 from server_stub.evidence import Evidence
 from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.metrics import Metrics
 from server_stub.prober import Prober, ProbeSettings
+from server_stub.repairs import Repairs
 from server_stub.routing import Services
 from server_stub.store.engine import Database, sqlite_url
 from server_stub.syncer import Syncer
 from server_stub.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from server_stub.clock import Clock
     from server_stub.config import ServerConfig
@@ -67,6 +72,8 @@ class RunningServer:
     port: int
     database: Database
     syncer: Syncer
+    brakes: Brakes
+    repairs: Repairs
     commands: Commands
     evidence: Evidence
     connections: OpenConnections
@@ -136,10 +143,27 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         settings = Settings(
             offline_timeout_s=config.offline_timeout_s, silence_timeout_s=config.silence_timeout_s
         )
+        brakes = Brakes(
+            database=database,
+            changes=changes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            settings=BrakeSettings(
+                share=config.demotion_brake_share,
+                nodes=config.demotion_brake_nodes,
+                fleet=config.demotion_brake_fleet,
+                window_s=config.demotion_brake_window_s,
+            ),
+            # After the longest silence, each node still gets its turn to be probed.
+            release_after_s=config.offline_timeout_s + config.probe_interval_s + config.probe_budget_s,
+        )
+        await brakes.load()
         syncer = Syncer(
             database=database,
             arrivals=arrivals,
             prober=prober,
+            brakes=brakes,
             changes=changes,
             clock=clock,
             settings=settings,
@@ -157,6 +181,31 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         )
         stack.push_async_callback(commands.close)
         await commands.load()
+        repairs = Repairs(
+            database=database,
+            arrivals=arrivals,
+            commands=commands,
+            brakes=brakes,
+            changes=changes,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            settings=RepairSettings(
+                mode=RepairMode(config.repair),
+                after_s=config.repair_after_s,
+                silence_timeout_s=config.silence_timeout_s,
+                offline_timeout_s=config.offline_timeout_s,
+            ),
+            budgets=BudgetSettings(
+                node_interval_s=config.repair_node_interval_s,
+                node_daily=config.repair_node_daily,
+                fleet_window_s=config.repair_fleet_window_s,
+                fleet_share=config.repair_fleet_share,
+            ),
+            recheck_s=config.probe_interval_s,
+        )
+        await repairs.load()
+        syncer.watchers.append(repairs)
         session_config = SessionConfig(
             hello_timeout_s=config.hello_timeout_s,
             keepalive_interval_s=config.keepalive_interval_s,
@@ -190,6 +239,8 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             database=database,
             arrivals=arrivals,
             syncer=syncer,
+            brakes=brakes,
+            repairs=repairs,
             commands=commands,
             evidence=evidence,
             links=links,
@@ -200,7 +251,16 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             log=log,
             metrics=metrics,
         )
-        loops = asyncio.create_task(_run_loops(syncer, commands, evidence), name="server loops")
+        loops = asyncio.create_task(
+            _run_loops(
+                syncer=syncer.run,
+                brakes=brakes.run,
+                repairs=repairs.run,
+                commands=commands.run,
+                evidence=evidence.run,
+            ),
+            name="server loops",
+        )
         stack.push_async_callback(_cancel, loops)
         runner = web.AppRunner(
             application(services),
@@ -227,6 +287,8 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             port=port,
             database=database,
             syncer=syncer,
+            brakes=brakes,
+            repairs=repairs,
             commands=commands,
             evidence=evidence,
             connections=connections,
@@ -270,11 +332,10 @@ async def _open_database(url: str) -> Database:
         raise StartError(f"cannot open the database {shown}: {why}") from error
 
 
-async def _run_loops(syncer: Syncer, commands: Commands, evidence: Evidence) -> None:
+async def _run_loops(**loops: Callable[[], Coroutine[None, None, None]]) -> None:
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(evidence.run(), name="evidence")
-        tasks.create_task(syncer.run(), name="syncer")
-        tasks.create_task(commands.run(), name="commands")
+        for name, loop in loops.items():
+            tasks.create_task(loop(), name=name)
 
 
 async def _cancel(task: asyncio.Task[object]) -> None:

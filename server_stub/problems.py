@@ -25,6 +25,7 @@ STATUS: Final[Mapping[str, tuple[int, str]]] = {
     "forbidden": (403, "Not allowed"),
     "no-such-node": (404, "No such node"),
     "no-such-command": (404, "No such command"),
+    "no-such-brake": (404, "No such brake"),
     "no-such-bundle": (404, "No such evidence"),
     "not-here": (404, "The bundle has not been fetched"),
     "not-requested": (409, "Nobody asked for this bundle"),

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from server_stub.arrivals import ArrivalsByNode
     from server_stub.authorisation import Authorisation, Permission
+    from server_stub.brakes import Brakes
     from server_stub.changes import Changes
     from server_stub.clock import Clock
     from server_stub.commands import Commands
     from server_stub.evidence import Evidence
     from server_stub.links import Links
     from server_stub.metrics import Metrics
+    from server_stub.repairs import Repairs
     from server_stub.store.engine import Database
     from server_stub.store.nodes import NodeRecord
     from server_stub.syncer import Syncer
@@ -100,6 +102,8 @@ class Services:
     database: Database
     arrivals: ArrivalsByNode
     syncer: Syncer
+    brakes: Brakes
+    repairs: Repairs
     commands: Commands
     evidence: Evidence
     links: Links

@@ -6,8 +6,8 @@
 *Settling* reads the rows of the nodes that seem changed in one short session, judges them again from those
 rows, and writes all changes in one transaction as one version-checked statement; rows that another writer
 changed meanwhile are read and judged again. A *round*, once an interval, reads all rows anew and settles
-what differs: a quiet round writes nothing. One node's exception is that node's; a failed round is one line,
-and the next one runs.
+what differs: a quiet round writes nothing. What the demotion brake withholds is not written. One node's
+exception is that node's; a failed round is one line, and the next one runs.
 
 Knows no HTTP and no frames. Time comes from the clock that it was given.
 """
@@ -18,7 +18,7 @@ import asyncio
 import heapq
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from server_stub.changes import EVENTS, NODES
 from server_stub.clock import iso
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from server_stub.arrivals import ArrivalsByNode
+    from server_stub.brakes import Brakes
     from server_stub.changes import Changes
     from server_stub.clock import Clock
-    from server_stub.core.node_facts import Verdict
+    from server_stub.core.node_facts import NodeFacts, Stored, Verdict
     from server_stub.metrics import Metrics
     from server_stub.prober import Prober
     from server_stub.store.engine import Database
@@ -49,6 +50,18 @@ SLICE: Final = 200
 NAMES_SHOWN: Final = 20
 
 
+class Watcher(Protocol):
+    """Whoever follows every judgement, whether it is written or not."""
+
+    def note(self, node_id: str, facts: NodeFacts, verdict: Verdict) -> None:
+        """A node was judged."""
+        ...
+
+    def forget(self, node_id: str) -> None:
+        """The node is not the fleet's any more."""
+        ...
+
+
 class Syncer:
     """Keeps the nodes' rows true."""
 
@@ -58,6 +71,7 @@ class Syncer:
         database: Database,
         arrivals: ArrivalsByNode,
         prober: Prober,
+        brakes: Brakes,
         changes: Changes,
         clock: Clock,
         settings: Settings,
@@ -68,6 +82,8 @@ class Syncer:
         self._database = database
         self._arrivals = arrivals
         self._prober = prober
+        self._brakes = brakes
+        brakes.on_release = self._nudge_all
         self._changes = changes
         self._clock = clock
         self._settings = settings
@@ -81,6 +97,7 @@ class Syncer:
         self._due: list[tuple[float, str]] = []
         self._due_at: dict[str, float] = {}
         self._woken = asyncio.Event()
+        self.watchers: list[Watcher] = []
 
     async def run(self) -> None:
         """Keep at it until cancelled."""
@@ -95,6 +112,10 @@ class Syncer:
         if record is None or self._seems_changed(record):
             self._unsettled.add(node_id)
             self._woken.set()
+
+    def _nudge_all(self, node_ids: Iterable[str]) -> None:
+        self._unsettled.update(node_ids)
+        self._woken.set()
 
     def judge(self, record: NodeRecord) -> Verdict:
         """Give what the node's state should be now, with all reasons."""
@@ -126,6 +147,9 @@ class Syncer:
                 differing.append(record.id)
         for node_id in self._known.keys() - {record.id for record in records}:
             del self._known[node_id]
+            self._brakes.forget(node_id)
+            for watcher in self.watchers:
+                watcher.forget(node_id)
         await self.settle(differing)
         self._count_states()
         self._metrics.count("sync_rounds_total")
@@ -227,24 +251,28 @@ class Syncer:
                 heapq.heappush(self._due, (change_at, record.id))
                 if self._due[0] == (change_at, record.id):
                     self._woken.set()
-            return evaluate(facts, now, self._settings).differs_from(stored)
+            verdict = evaluate(facts, now, self._settings)
+            self._brakes.note(record.id, stored, verdict)
+            for watcher in self.watchers:
+                watcher.note(record.id, facts, verdict)
+            return verdict.differs_from(stored) and not self._brakes.withholds(record.id, stored, verdict)
         except Exception:
             self._node_failed(record.id)
             return False
 
     def _wanted_changes(self, records: Sequence[NodeRecord]) -> list[StateChange]:
         now, wall_now = self._clock.monotonic(), self._clock.wall()
-        wanted = []
+        judged: list[tuple[str, Stored, Verdict, StateChange | None]] = []
         for record in records:
             self._known[record.id] = record
             try:
                 stored = record.stored
                 verdict = evaluate(self._arrivals.of(record.id).facts(stored), now, self._settings)
-                if verdict.differs_from(stored):
-                    wanted.append(_change(record, verdict, now, wall_now))
+                change = _change(record, verdict, now, wall_now) if verdict.differs_from(stored) else None
+                judged.append((record.id, stored, verdict, change))
             except Exception:
                 self._node_failed(record.id)
-        return wanted
+        return [change for change in self._brakes.filter(judged) if change is not None]
 
     def _node_failed(self, node_id: str) -> None:
         """One node's exception is that node's: it stays as it is, the others go on."""

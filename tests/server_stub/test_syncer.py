@@ -11,7 +11,9 @@ from sqlalchemy import event, text
 from nanny.protocol.messages import Role
 from server_stub import syncer as syncer_module
 from server_stub.arrivals import ArrivalsByNode
+from server_stub.brakes import Brakes
 from server_stub.changes import Changes
+from server_stub.core.brakes import BrakeSettings
 from server_stub.core.connectivity import Settings, evaluate
 from server_stub.core.node_facts import ProbeClass, ProbeFact
 from server_stub.log import configure
@@ -69,14 +71,25 @@ class Bench:
         self.arrivals = ArrivalsByNode(self.clock.now)
         self.prober = Prober(ProbeSettings(), self.clock, self.metrics)
         self.statements: list[str] = []
+        log = configure("warning")
+        self.brakes = Brakes(
+            database=database,
+            changes=self.changes,
+            clock=self.clock,
+            log=log,
+            metrics=self.metrics,
+            settings=BrakeSettings(),
+            release_after_s=125.0,
+        )
         self.syncer = Syncer(
             database=database,
             arrivals=self.arrivals,
             prober=self.prober,
+            brakes=self.brakes,
             changes=self.changes,
             clock=self.clock,
             settings=Settings(),
-            log=configure("warning"),
+            log=log,
             metrics=self.metrics,
             concurrency=10,
         )
