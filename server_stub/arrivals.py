@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nanny.protocol.messages import ConditionStatus, Desired, NannyReport, Role, WorkerReport
-from server_stub.core.node_facts import ConnectionFact, NannyFact, NodeFacts, ProbeFact, Stored
+from server_stub.core.connectivity import FAILED, GOOD_AGAIN
+from server_stub.core.node_facts import ANSWERED, ConnectionFact, NannyFact, NodeFacts, ProbeFact, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,8 @@ class Arrivals:
     worker_conditions: tuple[str, ...] = ()
     registered_incarnation: Incarnation | None = None
     reborn_at: float | None = None
+    answered_at: float | None = None
+    failed_at: float | None = None
 
     def opened(self, role: Role, now: float) -> None:
         """One of the node's connections is open and has spoken."""
@@ -66,16 +69,24 @@ class Arrivals:
             self.reborn_at = now
 
     def probed(self, probe: ProbeFact) -> None:
-        """A check has ended; `since_at` is kept while its class stays the same."""
+        """A check has ended; `since_at` is kept while its class stays the same, good ones in a row are counted."""
         before = self.probe
-        if before is not None and before.result is probe.result:
-            probe = replace(probe, since_at=before.since_at)
-        self.probe = probe
+        since_at, before_in_row = probe.since_at, 0
+        if before is not None:
+            since_at = before.since_at if before.result is probe.result else since_at
+            before_in_row = before.good_in_row
+        self.probe = replace(probe, since_at=since_at, good_in_row=before_in_row + 1 if probe.is_good else 0)
+        if probe.result in ANSWERED:
+            self.answered_at = probe.at
+        if self.probe.good_in_row >= GOOD_AGAIN:
+            self.failed_at = None
 
     def nanny_reported(self, report: NannyReport, now: float) -> None:
         """The nanny's view came by link."""
         before = self.nanny
         same = before is not None and (before.phase, before.incarnation) == (report.phase, report.incarnation)
+        if report.phase == FAILED:
+            self.failed_at = now
         self.nanny_report = report
         self.nanny = NannyFact(
             phase=report.phase,
@@ -88,6 +99,7 @@ class Arrivals:
             conditions=_that_hold(report.conditions, journal_degraded=report.journal_degraded),
             at=now,
             phase_since_at=before.phase_since_at if before is not None and same else now,
+            reborn_at=_reborn_at(before, report, now),
         )
 
     def worker_reported(self, report: WorkerReport, now: float) -> None:
@@ -95,8 +107,13 @@ class Arrivals:
         self.worker_report, self.worker_report_at = report, now
         self.worker_conditions = _that_hold(report.conditions)
 
-    def facts(self, stored: Stored) -> NodeFacts:
-        """Give all that a verdict is made from."""
+    def facts(self, stored: Stored, maintenance_until_at: float | None = None) -> NodeFacts:
+        """Give all that a verdict is made from.
+
+        Args:
+            stored: what the database says.
+            maintenance_until_at: when its maintenance ends by itself, by the monotonic clock.
+        """
         return NodeFacts(
             stored=stored,
             listening_since_at=self.listening_since_at,
@@ -107,6 +124,9 @@ class Arrivals:
             registered_incarnation=self.registered_incarnation,
             reborn_at=self.reborn_at,
             worker_conditions=self.worker_conditions,
+            answered_at=self.answered_at,
+            failed_at=self.failed_at,
+            maintenance_until_at=maintenance_until_at,
         )
 
 
@@ -116,6 +136,14 @@ def _since_at(reported_at: float, before: NannyFact | None, report: NannyReport)
     if before is not None and told == (before.desired_down, before.desired_by, before.desired_reason):
         return before.desired_since_at
     return reported_at
+
+
+def _reborn_at(before: NannyFact | None, report: NannyReport, now: float) -> float | None:
+    if before is None or report.incarnation is None:
+        return None if before is None else before.reborn_at
+    if before.incarnation == report.incarnation:
+        return before.reborn_at
+    return now
 
 
 def _that_hold(conditions: Iterable[Condition], *, journal_degraded: bool = False) -> tuple[str, ...]:

@@ -7,17 +7,20 @@
 Each axis is a function `(facts, now) -> (state, reason)`; the word is the gravest of the three by
 `PRECEDENCE`. The tables `WORD_OF_*` and `PHASES` say the whole mapping. What follows from *silence* alone
 is withheld until the server has listened for one offline time-out, so that a server's restart demotes
-nobody; what a node says counts at once. Knows no clock and no database.
+nobody; what a node says counts at once. A node that was lost sight of, or whose nanny had given up, is READY
+again after two good checks in a row; one that restarted by order or by its nanny, after the first.
+Knows no clock and no database.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from server_stub.core.node_facts import (
     ANSWERED,
     PRECEDENCE,
+    WHY,
     ConnectionFact,
     Health,
     Lifecycle,
@@ -69,6 +72,19 @@ PHASES: Final[Mapping[str, Health]] = {
 }
 """The nanny's phase as health. `down` by order is the lifecycle's; without an order it is on its way up."""
 
+PASSING: Final = frozenset({"starting", "stopping", "backoff", "down"})
+"""Phases without a worker that could answer: an open link that tells one of them explains a failed probe."""
+UNHEARD: Final = frozenset({ProbeClass.REFUSED, ProbeClass.TIMEOUT, ProbeClass.RESET})
+"""Classes that a worker's absence explains."""
+GOOD_AGAIN: Final = 2
+"""Good checks in a row that a node which was lost has to pass."""
+RECHECK_S: Final = 1.0
+"""So soon is a check repeated whose sequel the verdict waits for."""
+RECOVERING: Final = "Recovering"
+FAILED: Final = "failed"
+"""The phase in which the nanny has given up but for its slowest tries."""
+_HAS_FAILED: Final = f"Nanny{FAILED.capitalize()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -82,25 +98,34 @@ class Settings:
 def last_sign_at(facts: NodeFacts) -> float | None:
     """Give when the node last gave any sign: an answered probe, or a message on either connection."""
     signs = [connection.heard_at for connection in (facts.worker, facts.link) if connection is not None]
+    if facts.answered_at is not None:
+        signs.append(facts.answered_at)
     if facts.probe is not None and facts.probe.result in ANSWERED:
         signs.append(facts.probe.at)
     return max(signs, default=None)
 
 
-def lifecycle(facts: NodeFacts) -> tuple[Lifecycle, Reason]:
+def lifecycle(facts: NodeFacts, now: float) -> tuple[Lifecycle, Reason]:
     """Say what people want of the node, and who said it."""
     stored = facts.stored
     if stored.lifecycle is Lifecycle.MAINTENANCE:
-        return Lifecycle.MAINTENANCE, Reason(stored.reason, stored.detail)
+        if facts.maintenance_until_at is None or now < facts.maintenance_until_at:
+            return Lifecycle.MAINTENANCE, Reason("Maintenance", stored.maintenance or "in maintenance")
+    elif (
+        facts.nanny is None
+        and stored.lifecycle is not Lifecycle.ACTIVE
+        and not _worker_answered_after(facts, None)
+    ):
+        # Not heard in this server's life: what the nanny last said stands, for only the nanny can change it.
+        return stored.lifecycle, Reason(stored.reason, stored.detail)
     nanny = facts.nanny
     if nanny is None:
-        # Not heard in this server's life: what the nanny last said stands, for only the nanny can change it.
-        if stored.lifecycle is not Lifecycle.ACTIVE and not _worker_answered_after(facts, None):
-            return stored.lifecycle, Reason(stored.reason, stored.detail)
         return Lifecycle.ACTIVE, Reason("Active")
     if nanny.desired_down and not _worker_answered_after(facts, nanny.at):
         why = f": {nanny.desired_reason}" if nanny.desired_reason else ""
-        return Lifecycle.STOPPED, Reason("Stopped", f"by {nanny.desired_by}{why}", nanny.desired_since_at)
+        return Lifecycle.STOPPED, Reason(
+            "Stopped", f"stopped by {nanny.desired_by}{why}", nanny.desired_since_at
+        )
     if nanny.draining:
         return Lifecycle.DRAINING, Reason("Draining", "its nanny was told to drain")
     return Lifecycle.ACTIVE, Reason("Active")
@@ -123,9 +148,7 @@ def reachability(facts: NodeFacts, now: float, settings: Settings) -> tuple[Reac
     if probe is not None and probe.result is ProbeClass.SERVER_FAULT:
         if not is_listening_long:
             return Reachability.AWAITED, Reason("Awaited", "the server could not probe")
-        return Reachability.UNKNOWN, Reason(
-            "ServerFault", probe.where or "the server could not probe", probe.since_at
-        )
+        return Reachability.UNKNOWN, Reason("ServerFault", _said_of(probe), probe.since_at)
     if is_listening_long and (sign_at is None or now >= sign_at + settings.offline_timeout_s):
         return Reachability.OFFLINE, Reason("Offline", "no sign by probe, worker or link", sign_at)
     if sign_at is None and not is_listening_long:
@@ -133,17 +156,22 @@ def reachability(facts: NodeFacts, now: float, settings: Settings) -> tuple[Reac
     if not facts.stored.is_registered:
         return Reachability.UNPROVEN, Reason("NotRegistered", "its worker has not registered")
     if not facts.stored.has_healthz:
-        return _reachability_unprobed(facts)
+        return _reachability_unprobed(facts, is_listening_long=is_listening_long)
     return _reachability_by_probe(facts, is_listening_long=is_listening_long)
 
 
-def _reachability_unprobed(facts: NodeFacts) -> tuple[Reachability, Reason]:
+def _said_of(probe: ProbeFact) -> str:
+    return f"probe {probe.result}: {WHY[probe.result]}"
+
+
+def _reachability_unprobed(facts: NodeFacts, *, is_listening_long: bool) -> tuple[Reachability, Reason]:
     worker = facts.worker
-    if worker is None:
+    if worker is None and not is_listening_long:
         return Reachability.AWAITED, Reason("Awaited", "its worker has not connected yet")
-    if worker.is_open:
+    if worker is not None and worker.is_open:
         return Reachability.REACHABLE, Reason("Reachable")
-    return Reachability.UNREACHABLE, Reason("NoConnection", "no worker's connection", worker.changed_at)
+    since_at = None if worker is None else worker.changed_at
+    return Reachability.UNREACHABLE, Reason("NoConnection", "no connection of its worker", since_at)
 
 
 def _reachability_by_probe(facts: NodeFacts, *, is_listening_long: bool) -> tuple[Reachability, Reason]:
@@ -151,21 +179,59 @@ def _reachability_by_probe(facts: NodeFacts, *, is_listening_long: bool) -> tupl
     if probe is None:
         if facts.reborn_at is None and not is_listening_long:
             return Reachability.AWAITED, Reason("Awaited", "not probed yet by this server")
-        return Reachability.UNPROVEN, Reason("NotProbed", "registered, not yet probed")
+        return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed: it has registered")
     if probe.result not in ANSWERED or probe.result is ProbeClass.BAD_ANSWER:
-        if facts.worker is None and facts.link is None and not is_listening_long:
-            return Reachability.AWAITED, Reason("Awaited", f"probe: {probe.result}")
-        nanny, link = facts.nanny, facts.link
-        if link is not None and link.is_open and nanny is not None and nanny.phase == "running":
-            detail = f"probe: {probe.result}, but its nanny says running"
-            return Reachability.UNREACHABLE, Reason("ProbePathBlocked", detail, probe.since_at)
-        return Reachability.UNREACHABLE, Reason("ProbeFailed", f"probe: {probe.result}", probe.since_at)
+        return _reachability_by_failed_probe(facts, probe, is_listening_long=is_listening_long)
     expected = _newest_incarnation(facts)
     if expected is not None and probe.incarnation is not None and probe.incarnation < expected:
-        return Reachability.UNPROVEN, Reason("NotProbed", f"incarnation {expected.number} not yet probed")
-    if facts.reborn_at is not None and probe.at < facts.reborn_at:
-        return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed since it registered")
+        return Reachability.UNPROVEN, Reason(
+            "NotProbed", f"not yet probed: incarnation {expected.number} is new"
+        )
+    if probe.at < _newest_life_at(facts, probe):
+        return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed: it has restarted")
+    if probe.is_good and needs_proof(facts) and probe.good_in_row < GOOD_AGAIN:
+        detail = f"answers again: {GOOD_AGAIN} good probes in a row are needed"
+        return Reachability.UNPROVEN, Reason(RECOVERING, detail, probe.since_at)
     return Reachability.REACHABLE, Reason("Reachable")
+
+
+def _reachability_by_failed_probe(
+    facts: NodeFacts, probe: ProbeFact, *, is_listening_long: bool
+) -> tuple[Reachability, Reason]:
+    """Weigh a check that reached no worker of this node: who else can say what is the matter?"""
+    if not is_listening_long and facts.answered_at is None and facts.reborn_at is None:
+        return Reachability.AWAITED, Reason("Awaited", _said_of(probe))
+    nanny = facts.nanny if facts.link is not None and facts.link.is_open else None
+    if nanny is not None and nanny.phase in PASSING and probe.result in UNHEARD:
+        return Reachability.UNPROVEN, _reason_of_phase(nanny)
+    if nanny is not None and nanny.phase == "running":
+        detail = f"{_said_of(probe)}, but its nanny says running"
+        return Reachability.UNREACHABLE, Reason("ProbePathBlocked", detail, probe.since_at)
+    return Reachability.UNREACHABLE, Reason("ProbeFailed", _said_of(probe), probe.since_at)
+
+
+def needs_proof(facts: NodeFacts) -> bool:
+    """Tell whether one good check is too little: it was lost sight of, or its nanny had given up."""
+    stored = facts.stored
+    return stored.unreachable or facts.failed_at is not None or stored.reason in {RECOVERING, _HAS_FAILED}
+
+
+def recheck_in_s(facts: NodeFacts) -> float | None:
+    """Give how soon the node is to be checked again, ahead of its turn; None: its turn is soon enough."""
+    probe = facts.probe
+    if probe is None or probe.result is not ProbeClass.OK:
+        return None
+    if not probe.is_good or (needs_proof(facts) and probe.good_in_row < GOOD_AGAIN):
+        return RECHECK_S
+    return None
+
+
+def _newest_life_at(facts: NodeFacts, probe: ProbeFact) -> float:
+    """Give since when the newest life is known; the nanny's word counts where the answer names no life."""
+    known = [facts.reborn_at]
+    if facts.nanny is not None and probe.incarnation is None:
+        known.append(facts.nanny.reborn_at)
+    return max((at for at in known if at is not None), default=float("-inf"))
 
 
 def _newest_incarnation(facts: NodeFacts) -> Incarnation | None:
@@ -187,7 +253,7 @@ def health(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Re
         {*facts.worker_conditions, *(facts.nanny.conditions if facts.nanny is not None else ())}
     )
     if conditions:
-        return Health.DEGRADED, Reason("Conditions", ", ".join(conditions))
+        return Health.DEGRADED, Reason("Conditions", f"conditions hold: {', '.join(conditions)}")
     if spoken is Health.HEALTHY:
         return _missing_connection(facts, now, settings) or (spoken, reason)
     return spoken, reason
@@ -228,17 +294,18 @@ def _reason_of_phase(nanny: NannyFact) -> Reason:
 def _health_by_probe(probe: ProbeFact) -> tuple[Health, Reason]:
     match probe.result:
         case ProbeClass.STALLED:
-            return Health.STALLED, Reason(
-                "Stalled", f"in {probe.where}" if probe.where else "", probe.since_at
-            )
+            where = f": in {probe.where}" if probe.where else ""
+            return Health.STALLED, Reason("Stalled", f"stalled{where}", probe.since_at)
         case ProbeClass.FALLBACK:
             return Health.STALLED, Reason("NotAccepting", "only its nanny answers /healthz", probe.since_at)
         case ProbeClass.OK if probe.status == "starting":
             return Health.STARTING, Reason("Starting", "its worker is starting")
         case ProbeClass.OK:
             return Health.HEALTHY, Reason("Healthy")
+        case ProbeClass.VERSION:
+            return Health.DEGRADED, Reason("ProbeVersion", _said_of(probe), probe.since_at)
         case _:
-            return Health.UNKNOWN, Reason("NoAnswer", f"probe: {probe.result}", probe.since_at)
+            return Health.UNKNOWN, Reason("NoAnswer", _said_of(probe), probe.since_at)
 
 
 def _missing_connection(facts: NodeFacts, now: float, settings: Settings) -> tuple[Health, Reason] | None:
@@ -273,13 +340,17 @@ def evaluate(facts: NodeFacts, now: float, settings: Settings) -> Verdict:
         settings: the thresholds.
     """
     stored = facts.stored
-    life, life_reason = lifecycle(facts)
+    life, life_reason = lifecycle(facts, now)
     reach, reach_reason = reachability(facts, now, settings)
     well, well_reason = health(facts, now, settings)
     if reach is Reachability.AWAITED:
-        reach_word, reach_reason = stored.word, Reason(stored.reason, stored.detail)
-        if stored.lifecycle is not life:
+        is_undone = stored.lifecycle is not life or (
+            stored.word is Word.MAINTENANCE and life is not Lifecycle.MAINTENANCE
+        )
+        if is_undone:
             reach_word = Word.PENDING
+        else:
+            reach_word, reach_reason = stored.word, Reason(stored.reason, stored.detail)
     else:
         reach_word = WORD_OF_REACHABILITY[reach]
     axes = [(WORD_OF_LIFECYCLE[life], life_reason), (reach_word, reach_reason)]
@@ -296,10 +367,26 @@ def evaluate(facts: NodeFacts, now: float, settings: Settings) -> Verdict:
         lifecycle=life,
         reachability=reach,
         health=well,
-        unreachable=stored.unreachable
-        if reach is Reachability.AWAITED
-        else reach in {Reachability.UNREACHABLE, Reachability.OFFLINE},
+        unreachable=_unreachable(facts, reach),
     )
+
+
+def _unreachable(facts: NodeFacts, reach: Reachability) -> bool:
+    """Give the row's flag: set when the node is lost, kept until it is proven well."""
+    match reach:
+        case Reachability.UNREACHABLE | Reachability.OFFLINE:
+            return True
+        case Reachability.AWAITED | Reachability.UNKNOWN | Reachability.UNPROVEN:
+            return facts.stored.unreachable
+        case Reachability.REACHABLE:
+            is_proven = (
+                not facts.stored.has_healthz
+                or facts.probe is None
+                or (facts.probe.is_good and facts.probe.good_in_row >= GOOD_AGAIN)
+            )
+            return facts.stored.unreachable and not is_proven
+        case _:
+            assert_never(reach)
 
 
 def next_change_at(facts: NodeFacts, now: float, settings: Settings) -> float | None:
@@ -312,4 +399,6 @@ def next_change_at(facts: NodeFacts, now: float, settings: Settings) -> float | 
         told_at = _silence_told_at(facts, connection, settings)
         if told_at is not None:
             instants.append(told_at)
+    if facts.stored.lifecycle is Lifecycle.MAINTENANCE and facts.maintenance_until_at is not None:
+        instants.append(facts.maintenance_until_at)
     return min((instant for instant in instants if instant > now), default=None)

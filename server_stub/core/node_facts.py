@@ -11,6 +11,8 @@ from enum import StrEnum, unique
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nanny.protocol.incarnation import Incarnation
 
 
@@ -81,10 +83,10 @@ class ProbeClass(StrEnum):
     TIMEOUT = "timeout"
     RESET = "reset"
     BAD_ANSWER = "bad-answer"
-    VERSION = "version"
-    """An answer of ours whose words this server does not know: another version."""
     DNS = "dns"
     NO_ROUTE = "no-route"
+    VERSION = "version"
+    """Answered in a version of /healthz that this server doesn't speak."""
     SERVER_FAULT = "server-fault"
     """The server could not ask: descriptors, memory, a bug of its own."""
 
@@ -93,6 +95,21 @@ ANSWERED: Final = frozenset(
     {ProbeClass.OK, ProbeClass.STALLED, ProbeClass.FALLBACK, ProbeClass.BAD_ANSWER, ProbeClass.VERSION}
 )
 """Classes in which something at the node's address spoke: a sign of the node."""
+
+WHY: Final[Mapping[ProbeClass, str]] = {
+    ProbeClass.OK: "its worker answers well",
+    ProbeClass.STALLED: "its worker answers that its event loop stands still",
+    ProbeClass.FALLBACK: "only its nanny answers: no worker accepts connections",
+    ProbeClass.REFUSED: "nothing listens at its address and port",
+    ProbeClass.TIMEOUT: "no answer within the budget of the check",
+    ProbeClass.RESET: "its connections break before an answer",
+    ProbeClass.BAD_ANSWER: "what answers is not this node's /healthz",
+    ProbeClass.DNS: "its address does not resolve",
+    ProbeClass.NO_ROUTE: "there is no route to its address",
+    ProbeClass.VERSION: "its answer is of a version that this server does not speak",
+    ProbeClass.SERVER_FAULT: "the server could not ask",
+}
+"""What each class says to an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,14 @@ class ProbeFact:
     """The word in the answer's body: starting, ok, stalled, fallback."""
     incarnation: Incarnation | None = None
     where: str | None = None
-    """What the answer says of where the loop stands."""
+    """What the answer says of where the loop stands, or what the error was."""
+    good_in_row: int = 0
+    """Good checks in an unbroken row, up to this one. Counted by `Arrivals`."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether its worker answered well, and was not just starting."""
+        return self.result is ProbeClass.OK and self.status != "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +163,8 @@ class NannyFact:
     """When the report came."""
     phase_since_at: float
     """When the first report of this unbroken run of the same phase came."""
+    reborn_at: float | None = None
+    """When a report first told this incarnation after another one; None: it told no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +183,12 @@ class NodeFacts:
     reborn_at: float | None = None
     """When a registration last brought another life or address; None: not in this server's life."""
     worker_conditions: tuple[str, ...] = ()
+    answered_at: float | None = None
+    """When a check was last answered, well or badly; None: not in this server's life."""
+    failed_at: float | None = None
+    """When the nanny last said `failed`; None again after two good checks in a row."""
+    maintenance_until_at: float | None = None
+    """When the node's maintenance ends by itself; None: when people end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +196,9 @@ class Stored:
     """What the database says of the node."""
 
     lifecycle: Lifecycle
-    """MAINTENANCE stays until people undo it; the others follow the nanny."""
+    """MAINTENANCE stays until people undo it or its time is over; the others follow the nanny."""
     unreachable: bool
+    """It was lost sight of, and two good checks in a row have not shown it well since."""
     word: Word
     reason: str
     detail: str
@@ -173,6 +206,8 @@ class Stored:
     has_healthz: bool
     has_link: bool
     """Whether a link ever spoke for this node: only then is its silence told."""
+    maintenance: str = ""
+    """Who put it into maintenance, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +217,15 @@ class Reason:
     code: str
     """One CamelCase word for machines."""
     detail: str = ""
-    """For people; holds no duration that runs."""
+    """For people, as `what: more`; holds no duration that runs."""
     since_at: float | None = None
     """Since when, in the server's monotonic seconds; None: since the node came to this state."""
+
+    def sentence(self, since: str) -> str:
+        """Give the reason with its since-time after what it is about: `stalled since 14:02:11 in module:function`."""
+        what, _, more = (self.detail or self.code.lower()).partition(": ")
+        joined = f" {more}" if more.startswith("in ") else f": {more}"
+        return f"{what} since {since}{joined if more else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,8 @@ async def test_a_node_stopped_by_order_says_who_stopped_it(
 
     page = await client.node_in("NOT_READY")
     assert page["lifecycle"] == "stopped"
-    assert page["state_message"].startswith("by root by nannyctl: new disk (since 20")
+    assert page["state_message"].startswith("stopped by root by nannyctl since 20")
+    assert page["state_message"].endswith(": new disk")
 
 
 async def test_a_new_life_is_pending_until_it_is_probed(

@@ -205,7 +205,7 @@ def test_the_nanny_explains_why_only_it_answers() -> None:
 def test_stalled_says_where_and_since_when() -> None:
     verdict = judge(probe=probe(ProbeClass.STALLED, where="module:function"))
 
-    assert verdict.reason == Reason("Stalled", "in module:function", NOW - 40.0)
+    assert verdict.reason == Reason("Stalled", "stalled: in module:function", NOW - 40.0)
 
 
 # Time, both sides of each threshold
@@ -343,7 +343,10 @@ def test_a_stopped_node_says_who_stopped_it_and_when() -> None:
     )
 
     assert verdict.lifecycle is Lifecycle.STOPPED
-    assert (verdict.word, verdict.reason) == (Word.NOT_READY, Reason("Stopped", "by root: disk", NOW - 9.0))
+    assert (verdict.word, verdict.reason) == (
+        Word.NOT_READY,
+        Reason("Stopped", "stopped by root: disk", NOW - 9.0),
+    )
 
 
 def test_stopped_outlives_the_link_until_the_worker_answers_again() -> None:
@@ -396,7 +399,7 @@ def test_conditions_degrade_a_healthy_node_and_spare_a_stalled_one() -> None:
         "nanny": nanny(conditions=("GpuDriverUnresponsive",)),
     }
 
-    assert judge(**told).reason == Reason("Conditions", "GpuDriverUnresponsive, NodeStarved")
+    assert judge(**told).reason == Reason("Conditions", "conditions hold: GpuDriverUnresponsive, NodeStarved")
     assert judge(**told).word is Word.DEGRADED
     assert judge(**told, probe=probe(ProbeClass.STALLED)).word is Word.STALLED
 
@@ -479,10 +482,8 @@ def test_a_node_that_gave_no_sign_to_a_young_server_never_gets_worse(known: Node
         worker_conditions=(),
     )
     before = silent.stored
-    if (
-        WORD_OF_LIFECYCLE[before.lifecycle] is Word.READY
-        or before.word is WORD_OF_LIFECYCLE[before.lifecycle]
-    ):
+    is_consistent = (before.word is Word.MAINTENANCE) is (before.lifecycle is Lifecycle.MAINTENANCE)
+    if is_consistent and WORD_OF_LIFECYCLE[before.lifecycle] in {Word.READY, before.word}:
         verdict = evaluate(silent, NOW, LIMITS)
         assert (verdict.word, verdict.unreachable) == (before.word, before.unreachable)
 
