@@ -95,7 +95,7 @@ def test_an_order_of_the_server_arrives_through_link_and_ends_with_its_outcome(n
 
     told = node.box.run(
         f"{PREFIX}/bin/server-stub", "restart", name, "--json", "--url", "http://127.0.0.1:8470", "--reason", "test",
-        "--wait-s", "60",
+        "--wait", "60s",
     )  # fmt: skip
 
     assert json.loads(told)["state"] == "done", told

@@ -1,0 +1,15 @@
+"""Every verb of the command line but those that serve, in the order in which `--help` names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server_stub.ctl import commands, events, evidence, nodes
+from server_stub.ctl.verb import Adder
+
+
+def add(verbs: Any) -> None:
+    """Add all verbs to the parser's."""
+    adder = Adder(verbs)
+    for subject in (nodes, commands, events, evidence):
+        subject.add(adder)
