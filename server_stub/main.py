@@ -37,13 +37,17 @@ from server_stub.core.brakes import BrakeSettings
 from server_stub.core.connectivity import Settings
 from server_stub.core.repair import RepairMode, RepairSettings
 from server_stub.core.repair_budget import BudgetSettings
+from server_stub.event_retention import EventRetention
 from server_stub.evidence import Evidence
 from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.metrics import Metrics
 from server_stub.prober import Prober, ProbeSettings
 from server_stub.repairs import Repairs
+from server_stub.rollouts import Rollouts
 from server_stub.routing import Services
+from server_stub.sink_courier import SinkCourier
+from server_stub.sinks import SinkContext, installed
 from server_stub.store.engine import Database, sqlite_url
 from server_stub.syncer import Syncer
 from server_stub.views import Views
@@ -181,6 +185,16 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         )
         stack.push_async_callback(commands.close)
         await commands.load()
+        rollouts = Rollouts(
+            database=database,
+            commands=commands,
+            arrivals=arrivals,
+            syncer=syncer,
+            changes=changes,
+            clock=clock,
+            log=log,
+        )
+        await rollouts.load()
         repairs = Repairs(
             database=database,
             arrivals=arrivals,
@@ -242,6 +256,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             brakes=brakes,
             repairs=repairs,
             commands=commands,
+            rollouts=rollouts,
             evidence=evidence,
             links=links,
             changes=changes,
@@ -251,13 +266,30 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             log=log,
             metrics=metrics,
         )
+        retention = EventRetention(
+            database=database,
+            clock=clock,
+            log=log,
+            metrics=metrics,
+            kept_s=config.events_kept_s,
+            limit=config.events_limit,
+        )
+        couriers = {
+            f"sink {sink.name}": SinkCourier(
+                sink, database=database, changes=changes, log=log, metrics=metrics
+            ).run
+            for sink in installed(SinkContext(settings=config, environ=os.environ, log=log))
+        }
         loops = asyncio.create_task(
             _run_loops(
                 syncer=syncer.run,
                 brakes=brakes.run,
                 repairs=repairs.run,
                 commands=commands.run,
+                rollouts=rollouts.run,
                 evidence=evidence.run,
+                retention=retention.run,
+                **couriers,
             ),
             name="server loops",
         )

@@ -59,6 +59,21 @@ DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
     "messages_received_total": ("counter", "Messages delivered, by type.", "type"),
     "commands_total": ("counter", "Changes of commands, by new state.", "state"),
     "command_duration_seconds": ("histogram", "From order to outcome, by outcome.", "outcome"),
+    "events_dropped_total": ("counter", "Events that were too old or too many for the log."),
+    "event_retention_failures_total": ("counter", "Times that old events could not be dropped."),
+    "sink_events_total": (
+        "counter",
+        "Events that a sink has taken, or refused for good, by outcome.",
+        "outcome",
+        "sink",
+    ),
+    "sink_failures_total": ("counter", "Deliveries that a sink did not take, and that are repeated.", "sink"),
+    "sink_events_missed_total": (
+        "counter",
+        "Events dropped from the log before the sink took them.",
+        "sink",
+    ),
+    "sink_events_behind": ("gauge", "How far a sink's cursor is behind the newest event.", "sink"),
     "command_contradictions_total": ("counter", "Outcomes that differed from the one already stored."),
     "command_delivery_failures_total": (
         "counter",

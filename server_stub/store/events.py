@@ -102,21 +102,19 @@ async def kept(session: AsyncSession) -> Kept:
     return Kept(oldest or 0, newest or 0)
 
 
-async def first_to_keep(session: AsyncSession, dropped_before_wall_at: float, limit: int) -> int:
-    """Give the number below which the log is to be dropped: too old, or above the limit.
+async def first_to_keep(session: AsyncSession, dropped_before_wall_at: float, limit: int) -> int | None:
+    """Give the number below which the log is to be dropped, as too old or above the limit; None: nothing is.
 
-    The times of a log are not quite in order where the clock was set: an old one behind a new one stays.
+    Where the clock was set, the times of a log are not in order: an old one behind a new one stays.
     """
     there = await kept(session)
-    by_age = await session.scalar(
-        select(EventRow.seq).where(EventRow.wall_at >= dropped_before_wall_at).order_by(EventRow.seq).limit(1)
-    )
-    keep_from = there.newest if by_age is None else by_age
+    young = select(EventRow.seq).where(EventRow.wall_at >= dropped_before_wall_at)
+    first_young = await session.scalar(young.order_by(EventRow.seq).limit(1))
+    keep_from = there.newest if first_young is None else first_young
     if there.newest - there.oldest >= limit:
         newest_first = select(EventRow.seq).order_by(EventRow.seq.desc())
-        by_count = await session.scalar(newest_first.offset(limit - 1).limit(1))
-        keep_from = max(keep_from, by_count or 0)
-    return keep_from
+        keep_from = max(keep_from, await session.scalar(newest_first.offset(limit - 1).limit(1)) or 0)
+    return keep_from if keep_from > there.oldest else None
 
 
 async def drop_before(session: AsyncSession, seq: int, at_most: int) -> int:
