@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 UPLOAD_LIMIT_BYTES: Final = 64 << 20
 UPLOADS_LIMIT: Final = 4
+JUST_A_LOOK: Final = "ordered by "
+"""So begins the reason of evidence that somebody wanted of a worker that may be well: no hang."""
 SUFFIX: Final = ".tar.gz"
 TIDY_INTERVAL_S: Final = 3600.0
 DROPPED_AT_ONCE: Final = 500
@@ -79,6 +81,7 @@ class Evidence:
     async def keep_summary(self, node_id: str, summary: EvidenceSummary) -> None:
         """Store what a node says that it saved; once, however often it says so."""
         kind = hang_signature(summary.signature, summary.stalled_at)
+        is_hang = kind is not None and not summary.reason.startswith(JUST_A_LOOK)
         record = EvidenceRecord(
             bundle_id=summary.bundle_id,
             node_id=node_id,
@@ -86,7 +89,7 @@ class Evidence:
             incarnation=str(summary.incarnation),
             reason=summary.reason,
             stalled_at=summary.stalled_at or "",
-            signature="" if kind is None else kind.key,
+            signature=kind.key if kind is not None and is_hang else "",
             stack=() if kind is None else kind.frames,
             size_bytes=summary.size_bytes,
             wanted_wall_at=None,

@@ -16,6 +16,7 @@ SEPARATOR: Final = " < "
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]+")
 _NUMBER: Final = re.compile(r"\d{3,}|(?<=[-_#])\d+")
 _RUNTIME: Final = (
+    "<frozen runpy>:",
     "asyncio.base_events:",
     "asyncio.events:",
     "asyncio.runners:",

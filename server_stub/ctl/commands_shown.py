@@ -15,17 +15,28 @@ if TYPE_CHECKING:
 def shown_commands(answer: Any) -> list[RenderableType]:
     """Give commands, newest first; of one, a list of itself."""
     commands = answer.get("commands", [answer])
-    made = table("CREATED", "NODE", "KIND", "STATE", "DETAIL", "REASON", "ACTOR", "TOOK", "COMMAND")
+    made = table(
+        "CREATED",
+        "NODE",
+        "KIND",
+        "STATE",
+        "TOOK",
+        "DETAIL",
+        "REASON",
+        "ACTOR",
+        "COMMAND",
+        folding={"DETAIL", "REASON", "ACTOR", "NODE"},
+    )
     for command in commands:
         made.add_row(
             instant(command["created"]),
             plain(command.get("node") or command["node_id"]),
             command["kind"],
             word(command["state"]),
+            seconds(command["took_s"]),
             Text(command["detail"]),
             Text(command["reason"]),
             Text(command["actor"]),
-            seconds(command["took_s"]),
             command["id"],
         )
     return [made] if commands else [Text("no commands")]

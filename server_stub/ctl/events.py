@@ -46,7 +46,7 @@ def _events(client: ServerClient, arguments: argparse.Namespace) -> Any:
 def shown_events(answer: Any) -> list[RenderableType]:
     """Give events, a line each."""
     made = table()
-    for width in (19, 28, 18, None):
+    for width in (19, 24, 16, None):
         made.add_column(width=width, overflow="fold")
     for event in answer["events"]:
         made.add_row(

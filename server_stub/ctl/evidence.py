@@ -93,7 +93,7 @@ def shown_hangs(answer: Any) -> list[RenderableType]:
     """Give the kinds of hangs, those of the most nodes first."""
     if not answer["hangs"]:
         return [Text("no hangs: no node has told of evidence with a stack")]
-    made = table("NODES", "TIMES", "FIRST SEEN", "LAST SEEN", "WHERE", "SIGNATURE")
+    made = table("NODES", "TIMES", "FIRST SEEN", "LAST SEEN", "WHERE", "SIGNATURE", folding={"WHERE"})
     for hang in answer["hangs"]:
         where = "\n  < ".join(hang["stack"][:STACK_SHOWN])
         names = ", ".join(hang["node_names"][:5]) + ("…" if hang["nodes"] > 5 else "")
@@ -112,7 +112,9 @@ def shown_evidence(answer: Any) -> list[RenderableType]:
     """Give summaries, newest first."""
     if not answer["evidence"]:
         return [Text("no evidence: no worker had to be ended while its server listened")]
-    made = table("TIME", "NODE", "REASON", "WHERE", "SIZE", "HERE", "BUNDLE")
+    made = table(
+        "TIME", "NODE", "REASON", "WHERE", "SIZE", "HERE", "BUNDLE", folding={"REASON", "WHERE", "NODE"}
+    )
     for one in answer["evidence"]:
         made.add_row(
             instant(one["time"]),

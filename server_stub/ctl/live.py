@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from server_stub.client import ServerClient
 
 RETRY_S: Final = 1.0
+PIPE_WIDTH: Final = 240
+
+
+def console() -> Console:
+    """Give where people read; what goes into a pipe is not folded to some width."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
 def show_once(arguments: argparse.Namespace, answer: Any) -> None:
@@ -29,7 +35,7 @@ def show_once(arguments: argparse.Namespace, answer: Any) -> None:
     if arguments.json:
         print(json.dumps(answer, indent=2))  # noqa: T201 (what the command line is for)
     else:
-        Console().print(*arguments.asking.show(answer), sep="\n")
+        console().print(*arguments.asking.show(answer), sep="\n")
 
 
 def watch(client: ServerClient, arguments: argparse.Namespace) -> None:
@@ -39,15 +45,15 @@ def watch(client: ServerClient, arguments: argparse.Namespace) -> None:
             if answer is not None:
                 print(json.dumps(answer), flush=True)  # noqa: T201
         return
-    console = Console()
+    out = console()
     if arguments.asking.is_stream:
-        for answer in _answers(client, arguments, console):
+        for answer in _answers(client, arguments, out):
             if answer is not None:
                 shown = arguments.asking.show(answer)
                 if shown:
-                    console.print(*shown, sep="\n")
+                    out.print(*shown, sep="\n")
         return
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
         for answer in _answers(client, arguments, None):
             if answer is None:
                 live.update(Text(f"no answer from {client.url}; waiting for it", style="red"), refresh=True)

@@ -23,7 +23,9 @@ def shown_nodes(answer: Any) -> list[RenderableType]:
     for line in lines:
         counts[line["state"]] = counts.get(line["state"], 0) + 1
     footer = Text(
-        f"{len(lines)} nodes: " if lines else "no nodes yet: start a nanny with server_url set here"
+        f"{len(lines)} node{'s' * (len(lines) != 1)}: "
+        if lines
+        else "no nodes yet: start a nanny with server_url set here"
     )
     for position, (state, count) in enumerate(sorted(counts.items())):
         footer.append(", " if position else "").append_text(word(state)).append(f" {count}")
@@ -32,7 +34,9 @@ def shown_nodes(answer: Any) -> list[RenderableType]:
 
 def nodes_table(lines: list[dict[str, Any]]) -> Table:
     """Give the fleet, a line each."""
-    made = table("NODE", "STATE", "WHY", "INCARNATION", "PHASE", "LOOP LAG", "LAST RESTART")
+    made = table(
+        "NODE", "STATE", "WHY", "INCARNATION", "PHASE", "LOOP LAG", "LAST RESTART", folding={"WHY", "NODE"}
+    )
     for line in lines:
         made.add_row(
             Text(line["name"]),

@@ -10,7 +10,7 @@ from rich.text import Text
 from nanny.common.quantities import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 COLOURS: Final[Mapping[str, str]] = {
     "READY": "green",
@@ -40,11 +40,11 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def table(*columns: str) -> Table:
-    """Give a table without lines."""
+def table(*columns: str, folding: Collection[str] = ()) -> Table:
+    """Give a table without lines; where the terminal is too narrow, columns that fold give way first."""
     made = Table(box=None, pad_edge=False)
     for column in columns:
-        made.add_column(Text(column), overflow="fold")
+        made.add_column(Text(column), overflow="fold", no_wrap=bool(folding) and column not in folding)
     return made
 
 

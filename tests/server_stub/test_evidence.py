@@ -98,6 +98,15 @@ async def test_the_same_line_on_many_nodes_is_one_hang(client: Client, peers: Pe
     assert len(of_one_kind["evidence"]) == 4
 
 
+async def test_a_look_at_a_healthy_worker_is_no_hang(client: Client, link: Peer) -> None:
+    await link.send(summary(reason="ordered by alice"))
+
+    found = await settled(client, "/v1/evidence", lambda answer: len(answer["evidence"]) == 1)
+
+    assert found["evidence"][0]["signature"] is None
+    assert (await client.get("/v1/hangs"))["hangs"] == []
+
+
 async def test_a_bundle_is_fetched_from_its_node_on_request(
     client: Client, link: Peer, server: RunningServer
 ) -> None:
