@@ -150,6 +150,7 @@ async def conduct(
     server: str | ServerProcess,
     *,
     tell: Callable[[Moment], None] = lambda _: None,
+    cue: Callable[[Moment], str | None] = lambda _: None,
     results: Results | None = None,
 ) -> Results:
     """Run a simulation.
@@ -158,6 +159,8 @@ async def conduct(
         plan: what to simulate.
         server: the URL of a running one on this machine, or one that is to be started when the fleet is there.
         tell: gets each second.
+        cue: says after each second of load what is to happen now, beside the plan's own times: `fail`, `return`
+            or `end`; None: nothing.
         results: filled as it goes, so that a simulation that was broken off has what it had.
 
     Raises:
@@ -180,7 +183,7 @@ async def conduct(
         found.url = str(url)
         watch = figures.Watch(http, str(url).rstrip("/"))
         fleet.processes.tell(f"server {url.host} {url.port}")
-        run = _Run(plan, watch, fleet, pid, tell, found)
+        run = _Run(plan, watch, fleet, pid, tell, cue, found)
         asking = asyncio.create_task(watch.keep_asking())
         stack.push_async_callback(_ended, asking)
         await run.register()
@@ -205,6 +208,7 @@ class _Run:
         fleet: _Fleet,
         pid: int | None,
         tell: Callable[[Moment], None],
+        cue: Callable[[Moment], str | None],
         results: Results,
     ) -> None:
         self._plan = plan
@@ -212,6 +216,7 @@ class _Run:
         self._fleet = fleet
         self._pid = pid
         self._tell = tell
+        self._cue = cue
         self._results = results
         self._samples: figures.Samples = {}
         self._counted = _Counted()
@@ -270,6 +275,11 @@ class _Run:
                     self._fleet.processes.tell(happened)
                 moment = await self._second("running", began_at, happened, plan.seconds - elapsed_s)
                 results.moments.append(moment)
+                word = self._cue(moment)
+                if word == "end":
+                    break
+                if word is not None:
+                    self._fleet.processes.tell(word)
         finally:
             self._sum_up(began_at, samples, counted, cpu_s)
 
