@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.verb in {"serve", "check-config"}:
             return _serve(arguments, unknown_flags(unknown, parser))
+        if arguments.verb == "simulate" and not unknown:
+            from server_stub.fleet import command  # noqa: PLC0415
+
+            return command.run(arguments)
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         from server_stub.ctl.live import show_once, watch  # noqa: PLC0415 (a server shows nothing)
@@ -70,6 +74,13 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         from server_stub.ctl import all_verbs  # noqa: PLC0415 (a server needs neither these nor rich)
 
         all_verbs.add(verbs)
+        simulating = verbs.add_parser(
+            "simulate", help="a fleet of simulated nodes, for load", allow_abbrev=False
+        )
+        if verb == "simulate":
+            from server_stub.fleet import command  # noqa: PLC0415 (nor a fleet)
+
+            command.add_flags(simulating)
     return parser
 
 

@@ -69,13 +69,13 @@ class ServerClient:
         """
         return self._send("PUT", path, body, "application/json")
 
-    def patch(self, *path: str, body: Any) -> Any:
+    def patch(self, *path: str, body: Any, **query: str) -> Any:
         """Send a JSON merge patch (RFC 7396) and give the answer's JSON.
 
         Raises:
             RequestFailed: it can't be reached, or refused.
         """
-        return self._send("PATCH", path, body, "application/merge-patch+json")
+        return self._send("PATCH", path, body, "application/json", query=query)
 
     def delete(self, *path: str, **query: str) -> Any:
         """Delete, and give the JSON that the server answers.
@@ -94,13 +94,19 @@ class ServerClient:
         return self._send("POST", path, body, "application/json", key)
 
     def _send(
-        self, method: str, path: tuple[str, ...], body: Any, content_type: str, key: str | None = None
+        self,
+        method: str,
+        path: tuple[str, ...],
+        body: Any,
+        content_type: str,
+        key: str | None = None,
+        query: dict[str, str] | None = None,
     ) -> Any:
         headers = {} if key is None else {"Idempotency-Key": key}
         if body is None:
-            return self._ask(method, path, headers=headers)
+            return self._ask(method, path, query=query, headers=headers)
         headers["Content-Type"] = content_type
-        return self._ask(method, path, body=json.dumps(body), headers=headers)
+        return self._ask(method, path, query=query, body=json.dumps(body), headers=headers)
 
     def _ask(self, method: str, path: tuple[str, ...], **more: Any) -> Any:
         content = self._exchange(method, path, **more)

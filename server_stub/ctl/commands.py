@@ -40,10 +40,15 @@ def add(verbs: Adder) -> None:
 
     listing = verbs.add("commands", Verb(_commands, shown_commands), "the newest commands", may_watch=True)
     listing.add_argument("node", nargs="?", help="only this node's")
+    listing.add_argument("--state", help="only in these states, comma-separated; open, unfinished")
+    listing.add_argument("--kind", help="only of this kind")
     listing.add_argument("--limit", type=int, default=50, help="at most so many (default: 50)")
     one = verbs.add("command", Verb(_command, shown_command), "one command, with its times", may_watch=True)
     one.add_argument("command", help="its id")
     one.add_argument("--wait", dest="wait_s", type=seconds_argument, default=0.0, help="for its outcome")
+    cancel = verbs.add("cancel", Verb(_cancel, shown_command), "take back a command that was never sent")
+    cancel.add_argument("command", help="its id")
+    cancel.add_argument("--actor", default=None, help="who does it (default: your login name)")
 
 
 def _add_order(parser: argparse.ArgumentParser) -> None:
@@ -92,13 +97,19 @@ def _commands(client: ServerClient, arguments: argparse.Namespace) -> Any:
     if arguments.seen is not None:
         time.sleep(WATCH_INTERVAL_S)
     where = ("v1", "nodes", arguments.node, "commands") if arguments.node else ("v1", "commands")
-    return client.get(*where, limit=str(arguments.limit))
+    query = {"limit": str(arguments.limit)}
+    query |= {name: told for name in ("state", "kind") if (told := getattr(arguments, name))}
+    return client.get(*where, query=query)
 
 
 def _command(client: ServerClient, arguments: argparse.Namespace) -> Any:
     if arguments.seen is not None:
         time.sleep(WATCH_INTERVAL_S)
     return _waited(client, arguments.command, arguments.wait_s)
+
+
+def _cancel(client: ServerClient, arguments: argparse.Namespace) -> Any:
+    return client.delete("v1", "commands", arguments.command, actor=actor_of(arguments))
 
 
 def _ended_well(command: Any) -> bool:

@@ -1,14 +1,19 @@
-"""Verbs that look at nodes: `nodes`, `node`."""
+"""Verbs for nodes: `nodes`, `node`, `label`, `delete`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
+from server_stub.client import RequestFailed
 from server_stub.ctl.nodes_shown import shown_node, shown_nodes
-from server_stub.ctl.verb import Verb, newer
+from server_stub.ctl.verb import Verb, actor_of, add_reason, newer
 
 if TYPE_CHECKING:
     import argparse
+
+    from rich.console import RenderableType
 
     from server_stub.client import ServerClient
     from server_stub.ctl.verb import Adder
@@ -19,6 +24,43 @@ def add(verbs: Adder) -> None:
     verbs.add("nodes", Verb(_nodes, shown_nodes), "all nodes, a line each", may_watch=True)
     one = verbs.add("node", Verb(_node, shown_node), "one node", may_watch=True)
     one.add_argument("node", help="its name or id")
+    label = verbs.add("label", Verb(_label, shown_labels), "set a node's labels, or take some away")
+    label.add_argument("node", help="its name or id")
+    label.add_argument("labels", nargs="+", metavar="KEY=VALUE|KEY-", help="rack=r1 sets, rack- takes away")
+    label.add_argument("--actor", default=None, help="who does it (default: your login name)")
+    delete = verbs.add("delete", Verb(_delete, shown_deleted), "take a node that is gone off the list")
+    delete.add_argument("node", help="its name or id")
+    delete.add_argument("--force", action="store_true", help="although it is connected")
+    add_reason(delete)
+
+
+def _label(client: ServerClient, arguments: argparse.Namespace) -> Any:
+    patch: dict[str, str | None] = {}
+    for text in arguments.labels:
+        key, equals, value = text.partition("=")
+        if not equals and not text.endswith("-"):
+            raise RequestFailed(
+                f"{text!r} is no label: write {text}=VALUE to set it, {text}- to take it away"
+            )
+        patch[key if equals else text.removesuffix("-")] = value if equals else None
+    return client.patch("v1", "nodes", arguments.node, "labels", body=patch, actor=actor_of(arguments))
+
+
+def _delete(client: ServerClient, arguments: argparse.Namespace) -> Any:
+    query = {"force": "true"} if arguments.force else {}
+    return client.delete(
+        "v1", "nodes", arguments.node, actor=actor_of(arguments), reason=arguments.reason, **query
+    )
+
+
+def shown_labels(answer: Any) -> list[RenderableType]:
+    """Give a node's labels."""
+    return [Text(f"{answer['name']}: " + ", ".join(f"{k}={v}" for k, v in sorted(answer["labels"].items())))]
+
+
+def shown_deleted(answer: Any) -> list[RenderableType]:
+    """Say what was deleted."""
+    return [Text(f"{answer['name']} ({answer['id']}) is deleted")]
 
 
 def _nodes(client: ServerClient, arguments: argparse.Namespace) -> Any:
