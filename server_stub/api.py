@@ -18,7 +18,9 @@ from server_stub.routes.commands import CommandRoutes
 from server_stub.routes.connections import ConnectionRoutes
 from server_stub.routes.events import EventRoutes
 from server_stub.routes.evidence import EvidenceRoutes
+from server_stub.routes.node_changes import NodeChangeRoutes
 from server_stub.routes.nodes import NodeRoutes
+from server_stub.routes.rollouts import RolloutRoutes
 from server_stub.routes.server import ServerRoutes
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ BODY_LIMIT_BYTES: Final = 64 * 1024
 
 SUBJECTS: Final[tuple[type[Routes], ...]] = (
     NodeRoutes,
+    NodeChangeRoutes,
     CommandRoutes,
+    RolloutRoutes,
     BrakeRoutes,
     EventRoutes,
     EvidenceRoutes,

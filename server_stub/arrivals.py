@@ -167,3 +167,7 @@ class ArrivalsByNode:
         if found is None:
             found = self._by_node[node_id] = Arrivals(self._started_at)
         return found
+
+    def forget(self, node_id: str) -> None:
+        """Keep nothing of a node that was deleted."""
+        self._by_node.pop(node_id, None)

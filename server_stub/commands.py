@@ -46,7 +46,7 @@ RETRY_S: Final = 5.0
 CONFIRMED_WITHIN_S: Final = 15.0
 """An order that its nanny has not confirmed by then is sent again; the ledger takes it once."""
 SWEEP_S: Final = 60.0
-"""How often all that is open is looked over, for what no heap should have missed."""
+"""How often all that is open is read and looked over, for what neither a commit of unknown fate nor a heap told."""
 NODES_AT_A_TIME: Final = 200
 SENDS_AT_A_TIME: Final = 25
 """Then other tasks have their turn: a frame costs some 0.1 ms to make."""
@@ -92,12 +92,17 @@ class Commands:
         self._woken = asyncio.Event()
 
     async def load(self) -> None:
-        """Take over what an earlier process left undelivered."""
+        """Take over what is undelivered and not known here: left by an earlier process, or by a lost commit."""
         async with self._database.reading() as session:
             left = await store.undelivered(session)
+        self._take_over(left)
+
+    def _take_over(self, records: Iterable[CommandRecord]) -> None:
         now, wall_now = self._clock.monotonic(), self._clock.wall()
-        for record in left:
-            self._keep(record, now + record.expires_wall_at - wall_now)
+        for record in records:
+            if record.state in store.OPEN and record.id not in self._open.get(record.node_id, ()):
+                self._keep(record, now + record.expires_wall_at - wall_now)
+                self.wake(record.node_id)
 
     async def run(self) -> None:
         """Deliver what is due, expire what was never sent, send again what was not confirmed, until cancelled."""
@@ -109,7 +114,7 @@ class Commands:
                 self._collect_due(now)
                 if now >= swept_at + SWEEP_S:
                     swept_at = now
-                    self._sweep()
+                    await self._sweep()
                 if self._due:
                     await self._round()
                     continue
@@ -220,6 +225,8 @@ class Commands:
         fault_point.reach("stored")
         if is_new:
             self.take_up(records)
+        else:
+            self._take_over(records)
         return records, is_new
 
     def take_up(self, records: Iterable[CommandRecord]) -> None:
@@ -288,8 +295,11 @@ class Commands:
         """Send these nodes' links what they have not confirmed, oldest first; expire what came to nothing."""
         if not node_ids:
             return
+        known = {command_id: node_id for node_id in node_ids for command_id in self._open.get(node_id, ())}
         async with self._database.reading() as session:
             records = await store.undelivered(session, node_ids)
+        for command_id in known.keys() - {record.id for record in records}:
+            self._drop(command_id, known[command_id])  # confirmed since it was taken over
         links = {node_id: self._connections.find(Role.LINK, node_id) for node_id in node_ids}
         expired: dict[str, str] = {}
         ready: list[tuple[CommandRecord, Connection]] = []
@@ -376,7 +386,11 @@ class Commands:
             if (commands and has_link) or not self._unsent.isdisjoint(commands):
                 self._due.setdefault(node_id, [])
 
-    def _sweep(self) -> None:
+    async def _sweep(self) -> None:
+        try:
+            await self.load()
+        except Exception:
+            self._log.exception("undelivered commands could not be read")
         for node_id, commands in self._open.items():
             link = self._connections.find(Role.LINK, node_id)
             if link is not None and not all(self._is_under_way(one, link.session_id) for one in commands):
@@ -460,14 +474,18 @@ class Commands:
     def _moved(self, command_id: str, node_id: str, after: CommandState, detail: str) -> None:
         self._unsent.discard(command_id)
         if after is not CommandState.SENT:
-            self._sent_on.pop(command_id, None)
-            commands = self._open.get(node_id)
-            if commands is not None:
-                commands.pop(command_id, None)
-                if not commands:
-                    del self._open[node_id]
+            self._drop(command_id, node_id)
         self._note(command_id, after)
         self._log.info("command moved", command=command_id, node=node_id, state=after, detail=detail)
+
+    def _drop(self, command_id: str, node_id: str) -> None:
+        self._unsent.discard(command_id)
+        self._sent_on.pop(command_id, None)
+        commands = self._open.get(node_id)
+        if commands is not None:
+            commands.pop(command_id, None)
+            if not commands:
+                del self._open[node_id]
 
     def _note(self, command_id: str, after: CommandState) -> None:
         self._metrics.count("commands_total", state=after)

@@ -51,6 +51,8 @@ EVENT_TYPES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "A worker needs repair, and something else than before speaks against it.",
         ("why", "reason", "incarnation", "until"),
     ),
+    "node.labels": ("People changed a node's labels; `labels` are all that they have set.", ("labels", "by")),
+    "node.deleted": ("A node was taken off the list.", ("name", "by", "reason")),
     "node.evidence": (
         "A node announced an evidence bundle.",
         ("bundle", "incarnation", "reason", "size_bytes", "stalled_at", "signature"),
@@ -64,6 +66,16 @@ EVENT_TYPES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "command.expired": ("Its time was over before it was done.", ("command", "kind", "detail")),
     "command.superseded": ("A later command took its place.", ("command", "kind", "detail")),
     "command.failed": ("The nanny tried and could not.", ("command", "kind", "detail")),
+    "rollout.started": (
+        "A rollout was stored.",
+        ("rollout", "kind", "nodes", "concurrency", "actor", "reason"),
+    ),
+    "rollout.step": ("A node's turn in a rollout came to a new state.", ("rollout", "state", "detail")),
+    "rollout.aborting": (
+        "A rollout orders nothing any more; what is in flight is followed to its end.",
+        ("rollout", "state", "detail"),
+    ),
+    "rollout.ended": ("A rollout is over, done or aborted.", ("rollout", "state", "detail")),
 }
 """Type to its occasion and the names in its data."""
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from server_stub.changes import TooManyWaiters
 from server_stub.store.commands import KeyReused
+from server_stub.store.faults import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +35,16 @@ STATUS: Final[Mapping[str, tuple[int, str]]] = {
     "not-connected": (409, "The node is not connected"),
     "incarnation-unknown": (409, "The node's incarnation is not known"),
     "events-gone": (410, "The log does not hold these events"),
+    "nothing-selected": (422, "No node is selected"),
+    "no-such-rollout": (404, "No such rollout"),
+    "rollout-under-way": (409, "A node is part of another rollout"),
+    "cannot-be-withdrawn": (409, "The command can no longer be taken back"),
+    "node-connected": (409, "The node is connected"),
     "idempotency-key-reused": (422, "The idempotency key belongs to another request"),
     "invalid": (422, "The request says what cannot be"),
     "too-many-open-commands": (429, "The node has too many unfinished commands"),
     "too-many-waiters": (503, "Too many clients are waiting"),
+    "database-unavailable": (503, "The server's database does not answer"),
     "internal": (500, "The server failed"),
 }
 RETRY_AFTER_S: Final = 5
@@ -80,6 +87,9 @@ def problems_middleware(log: FilteringBoundLogger, metrics: Metrics) -> Middlewa
             response = render(Problem("idempotency-key-reused", str(error)))
         except TooManyWaiters:
             response = render(Problem("too-many-waiters", "ask again without wait_s, or later"))
+        except DatabaseUnavailable as error:
+            log.error("database does not answer", path=request.path, why=str(error))  # noqa: TRY400 (no bug of ours)
+            response = render(Problem("database-unavailable", str(error)))
         except web.HTTPException as error:
             response = _of_http(error)
         except Exception:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from server_stub.links import Links
     from server_stub.metrics import Metrics
     from server_stub.repairs import Repairs
+    from server_stub.rollouts import Rollouts
     from server_stub.store.engine import Database
     from server_stub.store.nodes import NodeRecord
     from server_stub.syncer import Syncer
@@ -105,6 +106,7 @@ class Services:
     brakes: Brakes
     repairs: Repairs
     commands: Commands
+    rollouts: Rollouts
     evidence: Evidence
     links: Links
     changes: Changes

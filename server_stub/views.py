@@ -95,6 +95,8 @@ class Views:
         return {
             "id": record.id,
             "node_id": record.node_id,
+            "rollout_id": record.rollout_id,
+            "batch_id": record.batch_id,
             "kind": record.kind,
             "state": record.state,
             "is_finished": record.is_finished,
