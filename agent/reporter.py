@@ -22,7 +22,7 @@ from agent.core.metrics_text import render_metrics
 from agent.core.readings import driver_children_stuck, readings_of
 from agent.services import pause
 from agent.vitals.snapshot import ActiveCondition, Check, Snapshot
-from nanny.protocol.messages import ConditionStatus, WorkerReport
+from nanny.protocol.messages import ConditionStatus, WorkerReport, shown_wall_clock_s
 from nanny.protocol.session_events import LocalError
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class Reporter:
             loop_lag_s=self._vitals.take_worst_loop_lag_s(),
             telemetry=telemetry,
             conditions=tuple(condition.to_wire_part(now) for condition in self._conditions.current.values()),
+            wall_clock_s=shown_wall_clock_s(time.time()),
         )
         try:
             link.send_report(report)

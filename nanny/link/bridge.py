@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.link.bundle_upload import UPLOAD_EVIDENCE
@@ -30,6 +31,7 @@ from nanny.protocol.messages import (
     Registered,
     Role,
     SpecOffer,
+    shown_wall_clock_s,
 )
 
 if TYPE_CHECKING:
@@ -361,7 +363,7 @@ class Bridge:
         else:
             return
         self._counters.reports_sent_total += 1
-        server.send(report)
+        server.send(replace(report, wall_clock_s=shown_wall_clock_s(time.time())))
 
 
 def _boottime() -> float:

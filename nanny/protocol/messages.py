@@ -1,7 +1,8 @@
 """The wire contract: one frozen dataclass for each message between link, worker and server.
 
 Each class says who sends it to whom and when; each field its unit and, through its rule, its limits.
-Instants never cross the wire: ages and remaining times do, so that no one's wall clock decides. `to_wire`
+Instants never cross the wire: ages and remaining times do, so that no one's wall clock decides; the one
+exception, `wall_clock_s` of the reports, is shown to people and decides nothing. `to_wire`
 and `from_wire` give and take plain data (`{"t": name, "b": body}`), fit for msgpack towards the server and
 for JSON on the control socket.
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nanny.protocol.errors import ProtocolViolation
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.wire_fields import (
+    MAX_SECONDS,
     Mismatch,
     Rule,
     choice,
@@ -278,6 +280,8 @@ class NannyReport:
     """True: the journal does not answer; orders that change the desired state are rejected."""
     uptime_s: float = field(metadata=wire(seconds()))
     """Of the nanny."""
+    wall_clock_s: float | None = field(default=None, metadata=wire(optional(seconds())))
+    """The node's wall clock when this was sent, as seconds since 1970, to show how wrong it is; None: not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +375,8 @@ class WorkerReport:
     conditions: tuple[Condition, ...] = field(metadata=wire(_CONDITIONS))
     observed_generation: int | None = field(default=None, metadata=wire(optional(integer())))
     """The last spec that was carried out to its last step."""
+    wall_clock_s: float | None = field(default=None, metadata=wire(optional(seconds())))
+    """The node's wall clock when this was sent, as seconds since 1970, to show how wrong it is; None: not told."""
 
 
 # Server to worker
@@ -432,6 +438,12 @@ SENT_BETWEEN: Final[Mapping[type[ApplicationMessage], tuple[Role, Role]]] = {
     SpecOffer: (Role.SERVER, Role.WORKER),
 }
 """Sender and receiver of each application message; any other pair is a violation."""
+
+
+def shown_wall_clock_s(wall_s: float) -> float:
+    """Give a wall clock as it may be told: one that stands before 1970 or too far ahead is told as the limit."""
+    return min(max(wall_s, 0.0), MAX_SECONDS)
+
 
 NEWEST_ONLY: Final[frozenset[type[ApplicationMessage]]] = frozenset({NannyReport, WorkerReport, SpecOffer})
 """Messages that a later one of the same type makes worthless: never resent, never acknowledged."""
