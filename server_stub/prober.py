@@ -241,13 +241,13 @@ class Check:
         if ended is None:
             return
         prober = self._prober
-        prober.metrics.count("probe_tries_total")
         if answer.result not in _FINAL and self._left_s() > self._pause_s:
             self._deadline = prober.deadlines.after(self._pause_s, self._try)
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             return
         self._ended = None
         now = prober.clock.monotonic()
+        prober.metrics.count("probe_tries_total", self._tries)
         prober.metrics.count("probes_total", result=answer.result)
         prober.metrics.observe("probe_duration_seconds", now - self._began_at, result=answer.result)
         ended(ProbeFact(answer.result, now, now, answer.status, answer.incarnation, answer.where))

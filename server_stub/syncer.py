@@ -16,20 +16,23 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from server_stub.changes import EVENTS, NODES
 from server_stub.clock import iso
-from server_stub.core.connectivity import Settings, evaluate, next_change_at
-from server_stub.core.node_facts import Word
+from server_stub.core.connectivity import Settings, evaluate, next_change_at, recheck_in_s
+from server_stub.core.node_facts import Lifecycle, Word
 from server_stub.probe_pacer import ProbePacer
-from server_stub.store import nodes
+from server_stub.store import maintenance, nodes, row_versions
 from server_stub.store.nodes import StateChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -37,17 +40,21 @@ if TYPE_CHECKING:
     from server_stub.brakes import Brakes
     from server_stub.changes import Changes
     from server_stub.clock import Clock
-    from server_stub.core.node_facts import NodeFacts, Stored, Verdict
+    from server_stub.core.node_facts import NodeFacts, ProbeFact, Stored, Verdict
     from server_stub.metrics import Metrics
+    from server_stub.probe_pacer import Cancellable
     from server_stub.prober import Prober
     from server_stub.store.engine import Database
     from server_stub.store.nodes import NodeRecord
 
 TRIES: Final = 3
-STARTING_RECHECK_S: Final = 1.0
 SLICE: Final = 200
 """Nodes judged before others get their turn on the event loop."""
 NAMES_SHOWN: Final = 20
+FAILED_PAUSE_S: Final = 1.0
+"""After changes could not be stored; it doubles up to the interval."""
+LONGEST_PAUSE_S: Final = 0.1
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Watcher(Protocol):
@@ -60,6 +67,19 @@ class Watcher(Protocol):
     def forget(self, node_id: str) -> None:
         """The node is not the fleet's any more."""
         ...
+
+
+@dataclass(slots=True)
+class _Newly:
+    """The nodes that came to one state since the last round: how many, and the first of them."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.names) < NAMES_SHOWN:
+            self.names.append(name)
 
 
 class Syncer:
@@ -90,10 +110,14 @@ class Syncer:
         self._log = log
         self._metrics = metrics
         self._interval_s = prober.settings.interval_s
-        self._pacer = ProbePacer(self._check, clock, self._interval_s, concurrency)
+        self._pacer = ProbePacer(self._begin_check, clock, self._interval_s, concurrency)
         self._known: dict[str, NodeRecord] = {}
-        """Rows as last read; only a hint whether to look."""
+        """Rows as last read, without what no verdict is made from; only a hint whether to look."""
+        self._judged: dict[str, tuple[NodeFacts, float]] = {}
+        """From what each node was last found to be right, and until when that holds if nobody says anything."""
         self._unsettled: set[str] = set()
+        self._settling = asyncio.Lock()
+        self._newly: dict[str, _Newly] = {}
         self._due: list[tuple[float, str]] = []
         self._due_at: dict[str, float] = {}
         self._woken = asyncio.Event()
@@ -101,10 +125,13 @@ class Syncer:
 
     async def run(self) -> None:
         """Keep at it until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._pacer.run(), name="probes")
-            tasks.create_task(self._settle_what_comes(), name="settling")
-            tasks.create_task(self._rounds(), name="rounds")
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._pacer.run(), name="probes")
+                self._tasks.create_task(self._settle_what_comes(), name="settling")
+                self._tasks.create_task(self._rounds(), name="rounds")
+        finally:
+            self._tell_newly()
 
     def nudge(self, node_id: str) -> None:
         """Something arrived from this node: judge it, and settle it if its row seems wrong."""
@@ -119,8 +146,20 @@ class Syncer:
 
     def judge(self, record: NodeRecord) -> Verdict:
         """Give what the node's state should be now, with all reasons."""
-        facts = self._arrivals.of(record.id).facts(record.stored)
-        return evaluate(facts, self._clock.monotonic(), self._settings)
+        return evaluate(self.facts(record), self._clock.monotonic(), self._settings)
+
+    def facts(self, record: NodeRecord) -> NodeFacts:
+        """Give all that a verdict on the node is made from."""
+        until_at = None
+        if record.maintenance_until_wall_at is not None:
+            # To the next second, for the difference of the two clocks wavers.
+            left_s = record.maintenance_until_wall_at - self._clock.wall()
+            until_at = float(math.ceil(self._clock.monotonic() + left_s))
+        return self._arrivals.of(record.id).facts(record.stored, until_at)
+
+    def next_probe_at(self, node_id: str) -> float | None:
+        """Give when the node is checked next; None: it is not watched, or is being checked now."""
+        return self._pacer.next_at(node_id)
 
     def reread(self, node_id: str) -> None:
         """The node's row was changed elsewhere: read it again and judge the node."""
@@ -133,30 +172,62 @@ class Syncer:
         self._pacer.check_now(node_id)
 
     async def round(self) -> None:
-        """Read all rows, watch new nodes, settle what differs."""
+        """Look which rows were changed elsewhere, watch new nodes, settle what differs, and tell what is new."""
         started_at = self._clock.monotonic()
-        async with self._database.reading() as session:
-            records = await nodes.read(session)
+        await self._reread_changed()
         differing = []
-        for position, record in enumerate(records):
+        for position, record in enumerate(list(self._known.values())):
             if position % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             self._pacer.watch(record.id)
-            self._known[record.id] = record
-            if self._seems_changed(record):
+            if not self._is_judged(record) and self._seems_changed(record):
                 differing.append(record.id)
-        for node_id in self._known.keys() - {record.id for record in records}:
-            del self._known[node_id]
-            self._brakes.forget(node_id)
-            for watcher in self.watchers:
-                watcher.forget(node_id)
         await self.settle(differing)
+        self._tell_newly()
         self._count_states()
         self._metrics.count("sync_rounds_total")
         self._metrics.observe("sync_round_duration_seconds", self._clock.monotonic() - started_at)
 
+    async def _reread_changed(self) -> None:
+        """Read the rows whose version isn't the known one, and forget the nodes that have none any more."""
+        gone = set(self._known)
+        last_id, is_last = "", False
+        while not is_last:
+            async with self._database.reading() as session:
+                page = await row_versions.page(session, last_id)
+                changed = [
+                    node_id
+                    for node_id, version_id in page
+                    if (known := self._known.get(node_id)) is None or known.version_id != version_id
+                ]
+                for record in await nodes.read(session, changed) if changed else ():
+                    self._remember(record)
+            gone.difference_update(node_id for node_id, _ in page)
+            is_last = len(page) < row_versions.PAGE
+            last_id = "" if is_last else page[-1][0]
+        for node_id in gone:
+            self._forget(node_id)
+
+    def _remember(self, record: NodeRecord) -> None:
+        self._known[record.id] = replace(record, labels=_NOTHING, labels_set=_NOTHING, capacity=_NOTHING)
+
+    def _forget(self, node_id: str) -> None:
+        """The node is not the fleet's any more."""
+        self._known.pop(node_id, None)
+        self._judged.pop(node_id, None)
+        self._due_at.pop(node_id, None)
+        self._pacer.unwatch(node_id)
+        self._prober.forget(node_id)
+        self._brakes.forget(node_id)
+        for watcher in self.watchers:
+            watcher.forget(node_id)
+
     async def settle(self, node_ids: Iterable[str]) -> set[str]:
         """Bring the rows of these nodes up to date; give the ids of those that were written."""
+        async with self._settling:
+            return await self._settle(node_ids)
+
+    async def _settle(self, node_ids: Iterable[str]) -> set[str]:
         written: set[str] = set()
         left = list(node_ids)
         for _ in range(TRIES):
@@ -169,7 +240,11 @@ class Syncer:
                 left = []
                 break
             async with self._database.writing() as session:
-                won = await nodes.store_verdicts(session, wanted, self._clock.wall())
+                wall_now = self._clock.wall()
+                won = await nodes.store_verdicts(session, wanted, wall_now)
+                ended = _maintenance_ended(records, wanted, won)
+                if ended:
+                    await maintenance.note_ended(session, ended, wall_now)
             self._take_note(records, wanted, won)
             written |= won
             left = [change.id for change in wanted if change.id not in won]
@@ -178,27 +253,52 @@ class Syncer:
         self._unsettled.update(left)
         return written
 
-    async def _check(self, node_id: str) -> None:
-        """Run one check and take its result in; never raises but when cancelled."""
+    def _begin_check(self, node_id: str) -> Cancellable | None:
+        """Begin a check; of a node whose row isn't known, by reading that first."""
         try:
-            record = self._known.get(node_id) or await self._read_one(node_id)
-            if record is None or record.healthz is None:
-                return
-            probe = await self._prober.check(node_id, *record.healthz)
+            record = self._known.get(node_id)
+            if record is None:
+                return self._tasks.create_task(self._read_and_check(node_id), name=f"row of {node_id}")
+            if record.healthz is None:
+                return None
+            return self._prober.begin(node_id, *record.healthz, partial(self._probed, record))
+        except Exception:
+            self._check_failed(node_id)
+            return None
+
+    async def _read_and_check(self, node_id: str) -> None:
+        record = None
+        try:
+            record = await self._read_one(node_id)
+        except Exception:
+            self._check_failed(node_id)
+        self._pacer.ended(node_id)
+        if record is not None and record.healthz is not None:
+            self._pacer.check_now(node_id)
+
+    def _probed(self, record: NodeRecord, probe: ProbeFact) -> None:
+        """A check has ended: take its result in."""
+        node_id = record.id
+        self._pacer.ended(node_id)
+        try:
             self._arrivals.of(node_id).probed(probe)
-            if probe.status == "starting":
-                self._pacer.check_in(node_id, STARTING_RECHECK_S)
+            recheck_s = recheck_in_s(self.facts(self._known.get(node_id, record)))
+            if recheck_s is not None:
+                self._pacer.check_in(node_id, recheck_s)
             self.nudge(node_id)
         except Exception:
-            self._metrics.count("sync_node_failures_total")
-            self._log.exception("node check failed", node=node_id)
+            self._check_failed(node_id)
+
+    def _check_failed(self, node_id: str) -> None:
+        self._metrics.count("sync_node_failures_total")
+        self._log.exception("node check failed", node=node_id)
 
     async def _read_one(self, node_id: str) -> NodeRecord | None:
         async with self._database.reading() as session:
             records = await nodes.read(session, [node_id])
         if not records:
             return None
-        self._known[node_id] = records[0]
+        self._remember(records[0])
         return records[0]
 
     async def _rounds(self) -> None:
@@ -207,29 +307,43 @@ class Syncer:
             try:
                 await self.round()
             except Exception:
-                self._metrics.count("sync_round_failures_total")
-                self._log.exception("sync round failed")
+                self._round_failed()
             # Late, never doubled: an overrun shortens nothing but the pause.
             took_s = self._clock.monotonic() - started_at
+            if took_s > self._interval_s:
+                self._metrics.count("sync_round_overruns_total")
+                self._log.warning("sync round overran", took_s=round(took_s, 3), interval_s=self._interval_s)
             await asyncio.sleep(max(0.1, self._interval_s - took_s))
 
     async def _settle_what_comes(self) -> None:
+        pause_s = FAILED_PAUSE_S
         while True:
             self._woken.clear()
             self._collect_due()
             batch, self._unsettled = self._unsettled, set()
             if batch:
+                started_at = self._clock.monotonic()
                 try:
                     await self.settle(batch)
                 except Exception:
-                    self._metrics.count("sync_round_failures_total")
-                    self._log.exception("sync round failed", nodes=len(batch))
-                    await asyncio.sleep(1.0)  # what was in the batch, the next round finds again
+                    self._round_failed(len(batch))
+                    self._unsettled |= batch
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, self._interval_s)
+                else:
+                    pause_s = FAILED_PAUSE_S
+                    # As long again: what comes meanwhile is settled together.
+                    await asyncio.sleep(min(self._clock.monotonic() - started_at, LONGEST_PAUSE_S))
                 continue
             timeout_s = self._due[0][0] - self._clock.monotonic() if self._due else self._interval_s
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.001, timeout_s)):
                     await self._woken.wait()
+
+    def _round_failed(self, batch: int | None = None) -> None:
+        """All that was to be settled is found again by the next round."""
+        self._metrics.count("sync_round_failures_total")
+        self._log.exception("sync round failed", **({} if batch is None else {"nodes": batch}))
 
     def _collect_due(self) -> None:
         now = self._clock.monotonic()
@@ -239,14 +353,22 @@ class Syncer:
                 del self._due_at[node_id]
                 self.nudge(node_id)
 
+    def _is_judged(self, record: NodeRecord) -> bool:
+        """Tell whether a verdict would be made from the same facts as the last one, and time changes nothing."""
+        judged = self._judged.get(record.id)
+        if judged is None or self._clock.monotonic() >= judged[1]:
+            return False
+        return self.facts(record) == judged[0]
+
     def _seems_changed(self, record: NodeRecord) -> bool:
         """Judge a node against its row as last read, and note when time alone may change the verdict."""
         try:
             now = self._clock.monotonic()
             stored = record.stored
-            facts = self._arrivals.of(record.id).facts(stored)
+            facts = self.facts(record)
             change_at = next_change_at(facts, now, self._settings)
-            if change_at is not None and self._due_at.get(record.id) != change_at:
+            # One look ahead for each node is enough: where it comes too early, it looks ahead again.
+            if change_at is not None and change_at < self._due_at.get(record.id, math.inf):
                 self._due_at[record.id] = change_at
                 heapq.heappush(self._due, (change_at, record.id))
                 if self._due[0] == (change_at, record.id):
@@ -255,7 +377,10 @@ class Syncer:
             self._brakes.note(record.id, stored, verdict)
             for watcher in self.watchers:
                 watcher.note(record.id, facts, verdict)
-            return verdict.differs_from(stored) and not self._brakes.withholds(record.id, stored, verdict)
+            if verdict.differs_from(stored) and not self._brakes.withholds(record.id, stored, verdict):
+                return True
+            self._judged[record.id] = (facts, math.inf if change_at is None else change_at)
+            return False
         except Exception:
             self._node_failed(record.id)
             return False
@@ -264,10 +389,10 @@ class Syncer:
         now, wall_now = self._clock.monotonic(), self._clock.wall()
         judged: list[tuple[str, Stored, Verdict, StateChange | None]] = []
         for record in records:
-            self._known[record.id] = record
+            self._remember(record)
             try:
                 stored = record.stored
-                verdict = evaluate(self._arrivals.of(record.id).facts(stored), now, self._settings)
+                verdict = evaluate(self.facts(record), now, self._settings)
                 change = _change(record, verdict, now, wall_now) if verdict.differs_from(stored) else None
                 judged.append((record.id, stored, verdict, change))
             except Exception:
@@ -281,13 +406,13 @@ class Syncer:
 
     def _take_note(self, records: Sequence[NodeRecord], wanted: Sequence[StateChange], won: set[str]) -> None:
         by_id = {record.id: record for record in records}
-        newly: dict[str, list[str]] = {}
+        has_events = False
         for change in wanted:
             if change.id not in won:
                 continue
             record = by_id[change.id]
             self._known[change.id] = replace(
-                record,
+                self._known.get(change.id, record),
                 lifecycle=change.lifecycle,
                 unreachable=change.unreachable,
                 state=change.state,
@@ -298,13 +423,20 @@ class Syncer:
                 version_id=change.version_id + 1,
             )
             if change.state != change.state_before:
-                newly.setdefault(change.state, []).append(f"{record.name}: {change.state_message}")
-        for state, names in newly.items():
-            self._log.info("nodes changed state", state=state, count=len(names), nodes=names[:NAMES_SHOWN])
+                has_events = True
+                self._newly.setdefault(change.state, _Newly()).add(f"{record.name}: {change.state_message}")
         self._metrics.count("verdicts_written_total", len(won))
-        if newly:
+        if has_events:
             self._changes.mark([EVENTS])
         self._changes.mark([*won, NODES] if won else ())
+
+    def _tell_newly(self) -> None:
+        """Log the names of the nodes that came to each state since the last round, one line a state."""
+        newly, self._newly = self._newly, {}
+        for state, nodes_in_it in newly.items():
+            self._log.info(
+                "nodes changed state", state=state, count=nodes_in_it.count, nodes=nodes_in_it.names
+            )
 
     def _count_states(self) -> None:
         counts = dict.fromkeys(map(str, Word), 0)
@@ -314,15 +446,29 @@ class Syncer:
             self._metrics.set("nodes", number, state=word)
 
 
+def _maintenance_ended(
+    records: Sequence[NodeRecord], wanted: Sequence[StateChange], won: set[str]
+) -> dict[str, str]:
+    """Give the nodes whose maintenance a written change has ended, with what its reason was."""
+    after = {change.id: change.lifecycle for change in wanted if change.id in won}
+    return {
+        record.id: record.maintenance_reason or ""
+        for record in records
+        if record.lifecycle == Lifecycle.MAINTENANCE
+        and after.get(record.id, Lifecycle.MAINTENANCE) != Lifecycle.MAINTENANCE
+    }
+
+
 def _change(record: NodeRecord, verdict: Verdict, now: float, wall_now: float) -> StateChange:
-    """Turn a verdict into a row's new values; a since-time stays while word and reason do."""
+    """Turn a verdict into a row's new values; a since-time stays while word and reason do, a sentence with both."""
     reason = verdict.reason
-    if (record.state, record.state_reason) == (verdict.word, reason.code):
-        since_wall_at = record.state_since_wall_at
-    elif reason.since_at is not None:
-        since_wall_at = wall_now - (now - reason.since_at)
+    told_wall_at = None if reason.since_at is None else wall_now - (now - reason.since_at)
+    is_same = (record.state, record.state_reason) == (verdict.word, reason.code)
+    since_wall_at = record.state_since_wall_at if is_same else told_wall_at or wall_now
+    if is_same and record.state_detail == reason.detail:
+        message = record.state_message
     else:
-        since_wall_at = wall_now
+        message = reason.sentence(iso(told_wall_at or since_wall_at))
     return StateChange(
         id=record.id,
         version_id=record.version_id,
@@ -331,7 +477,7 @@ def _change(record: NodeRecord, verdict: Verdict, now: float, wall_now: float) -
         state=verdict.word,
         state_reason=reason.code,
         state_detail=reason.detail,
-        state_message=f"{reason.detail or reason.code} (since {iso(since_wall_at)})",
+        state_message=message,
         state_since_wall_at=since_wall_at,
         state_before=record.state,
     )

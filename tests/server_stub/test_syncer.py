@@ -196,7 +196,9 @@ async def test_a_stored_message_holds_a_since_time_and_does_not_run(bench: Bench
     bench.is_probed("a", ProbeClass.TIMEOUT)
     await bench.syncer.round()
 
-    assert first.state_message == "probe: timeout (since 2023-11-14T23:36:41Z)"
+    assert first.state_message == (
+        "probe timeout since 2023-11-14T23:36:41Z: no answer within the budget of the check"
+    )
     assert await bench.row("a") == first
 
 
@@ -215,7 +217,7 @@ async def test_a_version_conflict_is_judged_again_and_no_update_is_lost(bench: B
             await session.execute(
                 text(
                     "UPDATE nodes SET lifecycle='maintenance', version_id = version_id + 1,"
-                    " state='MAINTENANCE', state_reason='Maintenance', state_detail='fans' WHERE id='a'"
+                    " maintenance_by='alice', maintenance_reason='fans' WHERE id='a'"
                 )
             )
 
@@ -224,7 +226,11 @@ async def test_a_version_conflict_is_judged_again_and_no_update_is_lost(bench: B
     await other.close()
 
     a, b = await bench.row("a"), await bench.row("b")
-    assert (a.lifecycle, a.state, a.state_detail) == ("maintenance", "MAINTENANCE", "fans")
+    assert (a.lifecycle, a.state, a.state_detail) == (
+        "maintenance",
+        "MAINTENANCE",
+        "in maintenance by alice: fans",
+    )
     assert b.state == "STALLED"
     assert bench.metrics.value("verdict_conflicts_total") == 1
 
