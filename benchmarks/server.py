@@ -27,6 +27,7 @@ from server_stub.fleet.server_process import ServerProcess, settings_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+OURS_NAME: Final = "nodenanny"
 PLAIN: Final = "plain design"
 INTERVAL_S: Final = 15.0
 OURS: Final = (sys.executable, "-m", "benchmarks.server_watch", "serve")
@@ -86,24 +87,34 @@ def simulated(plan: FleetPlan, command: tuple[str, ...], settings: Mapping[str, 
 
 def quiet(effort: Effort) -> Iterator[Figure]:
     """All nodes known and healthy: 1,000, then 10,000; ours and the plain design."""
+    effort.tell("one node")
+    watching = simulated(_quiet_plan(1, effort), OURS)
+    yield single(
+        "server, one node: CPU", "% of a core", watching.cpu_percent, words="most of it for being watched"
+    )
     for nodes in (1_000, 10_000):
-        is_large = nodes == 10_000
-        for whose, command in (("nodenanny", OURS), (PLAIN, THEIRS)):
+        for whose, command in ((OURS_NAME, OURS), (PLAIN, THEIRS)):
             effort.tell(f"{nodes} nodes, {whose}")
-            # Whole intervals, or a design that asks all at once would be lucky or unlucky.
-            plan = FleetPlan(
-                nodes=nodes,
-                processes=processes_for(nodes, 0),
-                seconds=INTERVAL_S * effort.count(4, 2),
-                seed=effort.seed,
-                run=fresh_run(),
-                are_known=True,
-            )
-            run = simulated(plan, command)
-            yield from _quiet_figures(run, nodes, whose, is_target=is_large and whose != PLAIN)
+            run = simulated(_quiet_plan(nodes, effort), command)
+            is_target = nodes == 10_000 and whose == OURS_NAME
+            yield from _quiet_figures(run, nodes, whose, watching.cpu_percent, is_target=is_target)
 
 
-def _quiet_figures(run: Run, nodes: int, whose: str, *, is_target: bool) -> Iterator[Figure]:
+def _quiet_plan(nodes: int, effort: Effort) -> FleetPlan:
+    return FleetPlan(
+        nodes=nodes,
+        processes=processes_for(nodes, 0),
+        # Whole intervals, or a design that asks all at once would be lucky or unlucky.
+        seconds=INTERVAL_S * effort.count(4, 2),
+        seed=effort.seed,
+        run=fresh_run(),
+        are_known=True,
+    )
+
+
+def _quiet_figures(
+    run: Run, nodes: int, whose: str, idle_percent: float, *, is_target: bool
+) -> Iterator[Figure]:
     def limits(*wanted: Limit) -> tuple[Limit, ...]:
         return wanted if is_target else ()
 
@@ -116,7 +127,8 @@ def _quiet_figures(run: Run, nodes: int, whose: str, *, is_target: bool) -> Iter
         f"{name}: CPU", "% of a core", run.cpu_percent, whose=whose, limits=limits(most(10)), words=words
     )
     if run.probes:
-        cost_ms = 1e3 * seen.cpu_s / run.probes * 1e3
+        spent_s = seen.cpu_s - idle_percent / 100 * seen.took_s
+        cost_ms = spent_s / run.probes * 1e6
         yield single(f"{name}: CPU for 1,000 probes", "ms", cost_ms, whose=whose)
     waited = f"waited {100 * seen.run_delay_s / seen.took_s:.1f} % of the time for a core"
     yield measured(

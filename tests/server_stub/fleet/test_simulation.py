@@ -175,22 +175,13 @@ def _living(environ: dict[str, str]) -> list[int]:
     return found
 
 
-PROGRAM = """
-import argparse, sys
-from server_stub.fleet import command
-parser = argparse.ArgumentParser()
-command.add_flags(parser)
-sys.exit(command.run(parser.parse_args()))
-"""
-
-
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_interrupted_or_killed_it_leaves_no_process(
     signum: signal.Signals, status: int, marked: dict[str, str], leaves_nothing_behind: None
 ) -> None:
     words = ["--nodes", "10", "--connected", "5", "--processes", "2", "--seconds", "1000", "--json"]
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
+        [sys.executable, "-m", "server_stub.cli", "simulate", *words],
         env=marked,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
