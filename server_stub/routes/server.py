@@ -10,6 +10,7 @@ from typing import ClassVar
 from aiohttp import web
 
 from server_stub.authorisation import Permission
+from server_stub.problems import Problem
 from server_stub.routing import Route, Routes
 from server_stub.store import nodes
 
@@ -29,6 +30,9 @@ class ServerRoutes(Routes):
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Say that the database answers."""
+        why_not = await self.services.database.answers()
+        if why_not is not None:
+            raise Problem("database-unavailable", why_not)
         async with self.services.database.reading() as session:
             number = await nodes.count(session)
         return web.json_response({"status": "ok", "nodes": number})

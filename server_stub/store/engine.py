@@ -205,7 +205,9 @@ async def _begin(session: AsyncSession) -> None:
 def _translate(context: ExceptionContext) -> None:
     if not isinstance(context.original_exception, Exception):
         return  # a cancelled task must see its cancellation, though the connection is lost by it
-    error = context.sqlalchemy_exception or context.original_exception
+    if context.is_pre_ping:
+        return  # the pool takes a new connection
+    error: BaseException = context.sqlalchemy_exception or context.original_exception
     if not isinstance(error, Exception):
         return  # a cancellation costs its connection, too, and must stay what it is
     if context.is_disconnect or is_unavailable(error):

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text
 from server_stub import events
 from server_stub.core.node_facts import Lifecycle, Stored, Word
 from server_stub.core.shards import ALL_SHARDS, shard_of
+from server_stub.store.columns import storable
 from server_stub.store.tables import NodeRow
 
 if TYPE_CHECKING:
@@ -267,10 +268,17 @@ _STORE_VERDICTS: Final = {
 }
 
 
+def _plain(change: StateChange) -> dict[str, Any]:
+    plain = {name: getattr(change, name) for name in _CHANGE_FIELDS}
+    for name in ("state_detail", "state_message"):  # with words of the node
+        plain[name] = storable(plain[name])
+    return plain
+
+
 async def store_verdicts(session: AsyncSession, changes: Sequence[StateChange], wall_at: float) -> set[str]:
     """Write the changes whose row is still of the version that they were made from; give the ids of those."""
     statement = _STORE_VERDICTS[session.get_bind().dialect.name]
-    parameter = json.dumps([{name: getattr(change, name) for name in _CHANGE_FIELDS} for change in changes])
+    parameter = json.dumps([_plain(change) for change in changes])
     won = set(await session.scalars(statement, {"changes": parameter}))
     told = [
         {

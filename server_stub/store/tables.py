@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from server_stub.store.columns import String, Text
 
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER aliases SQLite's rowid
 
@@ -232,7 +234,7 @@ class EventRow(Base):
     __tablename__ = "events"
 
     seq: Mapped[int] = mapped_column(_SEQUENCE, primary_key=True, autoincrement=True)
-    """Grows in the order of the commits on SQLite, which has one writer at a time."""
+    """Grows in the order of the commits: there is one writer at a time (`postgresql.py` says how)."""
     wall_at: Mapped[float]
     type: Mapped[str] = mapped_column(String(64))
     node_id: Mapped[str | None] = mapped_column(String(128), default=None, index=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from nanny.protocol.messages import Role
+from server_stub.core.shards import shard_of
 from server_stub.store import nodes
+from server_stub.store.engine import Database
 from server_stub.store.nodes import IdentityConflict, StateChange
-from server_stub.store.tables import EventRow
+from server_stub.store.tables import EventRow, NodeRow
 from tests.support.server_peers import hello, life, registration
 
 if TYPE_CHECKING:
-    from server_stub.store.engine import Database
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from server_stub.store.nodes import NodeRecord
 
 
@@ -23,6 +28,25 @@ async def meet(database: Database, node_id: str = "node-1", role: Role = Role.LI
     async with database.writing() as session:
         said = hello(role, node_id, **changed)
         return await nodes.meet(session, said, is_link=role is Role.LINK, wall_at=100.0)
+
+
+async def many(database: Database, number: int) -> None:
+    """Meet so many nodes at once, faster than one by one."""
+    await meet(database, "n0")
+    async with database.writing() as session:
+        await session.execute(
+            text(
+                f"INSERT INTO nodes ({ALL_BUT_ID}, id) SELECT {ALL_BUT_ID}, 'n' || value FROM nodes, "
+                + {
+                    "sqlite": "json_each(:numbers)",
+                    "postgresql": "json_array_elements_text(CAST(:numbers AS json))",
+                }[session.get_bind().dialect.name]
+            ),
+            {"numbers": json.dumps(list(range(1, number)))},
+        )
+
+
+ALL_BUT_ID = ", ".join(column.name for column in NodeRow.__table__.columns if column.name != "id")
 
 
 async def one(database: Database, node_id: str = "node-1") -> NodeRecord:
@@ -176,9 +200,7 @@ async def test_a_row_that_changed_meanwhile_is_not_overwritten_and_not_reported(
 
 
 async def test_a_thousand_of_two_thousand_rows_go_in_one_statement(database: Database) -> None:
-    async with database.writing() as session:
-        for number in range(2000):
-            await nodes.meet(session, hello(Role.LINK, f"n{number}"), is_link=True, wall_at=1.0)
+    await many(database, 2000)
     async with database.reading() as session:
         records = await nodes.read(session)
     statements: list[str] = []
@@ -206,3 +228,97 @@ async def test_a_message_with_quotes_is_stored_as_it_is(database: Database) -> N
         await nodes.store_verdicts(session, [change(record, state_message=nasty)], 1.0)
 
     assert (await one(database)).state_message == nasty
+
+
+@pytest.mark.parametrize("byte", ["\x00", "\ud800"])
+async def test_what_no_database_keeps_is_shown_as_such_and_fails_no_round(
+    database: Database, byte: str
+) -> None:
+    for node_id in ("a", "b"):
+        await meet(database, node_id, node_name=f"{node_id}{byte}")
+    async with database.reading() as session:
+        records = await nodes.read(session)
+
+    async with database.writing() as session:
+        won = await nodes.store_verdicts(session, [change(one, state_detail=byte) for one in records], 1.0)
+
+    assert won == {"a", "b"}
+    a = await one(database, "a")
+    assert (a.name, a.state_detail) == ("a\ufffd", "\ufffd")
+    assert (await event_types(database)).count("node.state") == 2
+
+
+async def test_nodes_are_read_by_shard(database: Database) -> None:
+    for node_id in ("a", "b", "c"):
+        await meet(database, node_id)
+
+    async with database.reading() as session:
+        of_a = await nodes.read(session, shards=frozenset({shard_of("a")}))
+        none = await nodes.read(session, ["b"], shards=frozenset({shard_of("a")}))
+        nothing = await nodes.read(session, shards=frozenset())
+
+    assert [[record.id for record in found] for found in (of_a, none, nothing)] == [["a"], [], []]
+
+
+async def test_two_writers_over_a_thousand_rows_lose_no_update(database: Database, database_url: str) -> None:
+    """Both read all rows and write all of them, again until they have won each: every win must be in the row's version."""
+    await many(database, 1000)
+    other = await Database.open(database_url)
+    statements = 0
+
+    async def write_all(to: Database, word: str) -> int:
+        nonlocal statements
+        left, wins = None, 0
+        while left is None or left:
+            async with to.reading() as session:
+                records = await nodes.read(session, left)
+            wanted = [change(one, state_message=word) for one in records]
+            await asyncio.sleep(0)  # the other one reads the same rows meanwhile
+            async with to.writing() as session:
+                won = await nodes.store_verdicts(session, wanted, 1.0)
+            statements += 1
+            wins += len(won)
+            left = [one.id for one in wanted if one.id not in won]
+        return wins
+
+    wins = await asyncio.gather(*(write_all(to, word) for to in (database, other) for word in ("x", "y")))
+
+    await other.close()
+    async with database.reading() as session:
+        versions = [record.version_id for record in await nodes.read(session)]
+    assert wins == [1000] * 4
+    assert versions == [1 + 4] * 1000
+    assert statements > 4  # they did meet
+
+
+async def test_rows_that_people_change_meanwhile_keep_that_change(database: Database) -> None:
+    """Rounds over all rows against single-row writers with the ORM's version check: every one of them is counted."""
+    await many(database, 50)
+    renames = 0
+
+    async def rename() -> None:
+        nonlocal renames
+        for number in range(100):
+
+            async def change_name(session: AsyncSession, number: int = number) -> None:
+                row = await session.get_one(NodeRow, f"n{number % 50}")
+                row.name = f"renamed {number}"
+
+            await database.write(change_name)
+            renames += 1
+
+    async def round_after_round() -> int:
+        wins = 0
+        while renames < 100:
+            async with database.reading() as session:
+                records = await nodes.read(session)
+            async with database.writing() as session:
+                wins += len(await nodes.store_verdicts(session, [change(one) for one in records], 1.0))
+        return wins
+
+    _, wins = await asyncio.gather(rename(), round_after_round())
+
+    async with database.reading() as session:
+        records = await nodes.read(session)
+    assert sum(record.version_id - 1 for record in records) == 100 + wins
+    assert {record.name for record in records} == {f"renamed {number}" for number in range(50, 100)}
