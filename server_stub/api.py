@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from server_stub.openapi import openapi
+from server_stub.parameter_check import check
 from server_stub.problems import problems_middleware
 from server_stub.routes.brakes import BrakeRoutes
 from server_stub.routes.commands import CommandRoutes
@@ -21,7 +23,7 @@ from server_stub.routes.evidence import EvidenceRoutes
 from server_stub.routes.node_changes import NodeChangeRoutes
 from server_stub.routes.nodes import NodeRoutes
 from server_stub.routes.rollouts import RolloutRoutes
-from server_stub.routes.server import ServerRoutes
+from server_stub.routes.server import DESCRIPTION, ServerRoutes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +43,7 @@ SUBJECTS: Final[tuple[type[Routes], ...]] = (
     ConnectionRoutes,
     ServerRoutes,
 )
-ROUTES: Final = tuple(route for subject in SUBJECTS for route in subject.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = tuple(route for subject in SUBJECTS for route in subject.ROUTES)
 
 
 def application(services: Services) -> web.Application:
@@ -49,6 +51,7 @@ def application(services: Services) -> web.Application:
     made = web.Application(
         middlewares=[problems_middleware(services.log, services.metrics)], client_max_size=BODY_LIMIT_BYTES
     )
+    made[DESCRIPTION] = openapi(ROUTES)
     for subject in SUBJECTS:
         routes = subject(services)
         for route in subject.ROUTES:
@@ -63,6 +66,7 @@ def _guarded(
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         services.authorisation.allow(request, route.permission)
+        check(request, route)
         return await handler(request)
 
     return guarded

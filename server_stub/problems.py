@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 STATUS: Final[Mapping[str, tuple[int, str]]] = {
     "malformed": (400, "The request cannot be read"),
     "forbidden": (403, "Not allowed"),
+    "no-such-path": (404, "No such path"),
+    "no-such-method": (405, "The path has no such method"),
+    "body-too-large": (413, "The body is too large"),
+    "too-many-connections": (503, "Too many connections"),
     "no-such-node": (404, "No such node"),
     "no-such-command": (404, "No such command"),
     "no-such-brake": (404, "No such brake"),
@@ -48,6 +52,14 @@ STATUS: Final[Mapping[str, tuple[int, str]]] = {
     "internal": (500, "The server failed"),
 }
 RETRY_AFTER_S: Final = 5
+_CODE_OF_STATUS: Final[Mapping[int, str]] = {
+    400: "malformed",
+    404: "no-such-path",
+    405: "no-such-method",
+    413: "body-too-large",
+    503: "too-many-connections",
+}
+"""Of what aiohttp raises by itself."""
 
 
 class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
@@ -102,9 +114,21 @@ def problems_middleware(log: FilteringBoundLogger, metrics: Metrics) -> Middlewa
 
 
 def _of_http(error: web.HTTPException) -> web.StreamResponse:
-    """Dress what aiohttp raises by itself (no such route, method, too large a body) likewise."""
+    """Dress what aiohttp raises by itself likewise."""
     if error.status < 400:
         return error
-    body = {"type": "about:blank", "title": error.reason, "status": error.status, "detail": error.text or ""}
-    kept = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
-    return web.json_response(body, status=error.status, content_type="application/problem+json", headers=kept)
+    code = _CODE_OF_STATUS.get(error.status)
+    if code is None:
+        body = {
+            "type": "about:blank",
+            "title": error.reason,
+            "status": error.status,
+            "detail": error.text or "",
+        }
+        response = web.json_response(body, status=error.status, content_type="application/problem+json")
+    else:
+        response = render(Problem(code, error.text or error.reason))
+    for name in ("Allow", "Retry-After"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response

@@ -87,6 +87,7 @@ class Route:
     headers: tuple[Parameter, ...] = ()
     body: str | None = None
     """Name of the schema of the JSON that it takes, in `schemas.SCHEMAS`; None: it takes no body."""
+    body_type: str = "application/json"
     response: str | None = None
     """Name of the schema of its answer, in `schemas.SCHEMAS`; None: not JSON."""
     statuses: tuple[int, ...] = (200,)

@@ -31,6 +31,8 @@ class BrakeRoutes(Routes):
             Permission.OBSERVE,
             "both brakes: whether they are on, since when and why, who lifted them until when",
             "get_brakes",
+            response="BrakeList",
+            query=(),
         ),
         Route(
             "POST",
@@ -38,6 +40,9 @@ class BrakeRoutes(Routes):
             Permission.COMMAND,
             "takes the brake `demotions` or `commands` off for `for_s`, with `reason` and `actor`; both brakes",
             "post_lift",
+            body="BrakeLift",
+            response="BrakeList",
+            query=(),
         ),
     )
 

@@ -76,6 +76,9 @@ class CommandRoutes(Routes):
                 "too-many-open-commands",
                 "idempotency-key-reused",
             ),
+            body="CommandOrder",
+            response="Command",
+            query=(),
         ),
         Route(
             "POST",
@@ -93,6 +96,9 @@ class CommandRoutes(Routes):
                 "too-many-open-commands",
                 "idempotency-key-reused",
             ),
+            body="CommandsOrder",
+            response="CommandsOrdered",
+            query=(),
         ),
         Route(
             "GET",
@@ -102,6 +108,7 @@ class CommandRoutes(Routes):
             "get_node_commands",
             query=_FILTERS,
             problems=("no-such-node",),
+            response="CommandList",
         ),
         Route(
             "GET",
@@ -117,6 +124,7 @@ class CommandRoutes(Routes):
                 ),
                 *_FILTERS,
             ),
+            response="CommandList",
         ),
         Route(
             "GET",
@@ -126,6 +134,7 @@ class CommandRoutes(Routes):
             "get_command",
             query=(WAIT_S,),
             problems=("no-such-command",),
+            response="Command",
         ),
         Route(
             "DELETE",
@@ -135,6 +144,7 @@ class CommandRoutes(Routes):
             "delete_command",
             query=(_ACTOR,),
             problems=("no-such-command", "cannot-be-withdrawn"),
+            response="Command",
         ),
     )
 

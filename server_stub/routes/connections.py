@@ -16,14 +16,20 @@ class ConnectionRoutes(Routes):
     """The two WebSocket endpoints."""
 
     ROUTES: ClassVar = (
-        Route("GET", "/v1/link", Permission.BE_NODE, "WebSocket of a node's link", "link"),
-        Route("GET", "/v1/worker", Permission.BE_NODE, "WebSocket of a node's worker", "worker"),
+        Route("GET", "/v1/link", Permission.BE_NODE, "WebSocket of a node's link", "link", statuses=(101,)),
+        Route(
+            "GET", "/v1/worker", Permission.BE_NODE, "WebSocket of a node's worker", "worker", statuses=(101,)
+        ),
         Route(
             "POST",
             "/v1/nodes/{node}/close-worker-connection",
             Permission.DEBUG,
             "202; ends the worker's connection from this side, for demonstrations",
             "post_close_worker_connection",
+            response="ConnectionClosed",
+            query=(),
+            statuses=(202,),
+            problems=("not-connected",),
         ),
     )
 

@@ -48,6 +48,7 @@ class EvidenceRoutes(Routes):
             "summaries of evidence, newest first; `signature`, `limit`",
             "get_evidence",
             query=(_SIGNATURE, LIMIT),
+            response="EvidenceList",
         ),
         Route(
             "GET",
@@ -56,6 +57,7 @@ class EvidenceRoutes(Routes):
             "hangs grouped by the stack that hung, most nodes first; `within_s`, `limit`",
             "get_hangs",
             query=(_WITHIN_S, LIMIT),
+            response="HangList",
         ),
         Route(
             "GET",
@@ -64,6 +66,7 @@ class EvidenceRoutes(Routes):
             "a node's evidence, newest first; `limit`",
             "get_node_evidence",
             query=(LIMIT,),
+            response="EvidenceList",
         ),
         Route(
             "POST",
@@ -72,6 +75,8 @@ class EvidenceRoutes(Routes):
             "202 and the command that fetches the bundle",
             "post_request",
             statuses=(202,),
+            response="Command",
+            query=(),
         ),
         Route(
             "GET",
@@ -80,6 +85,8 @@ class EvidenceRoutes(Routes):
             "the bundle as a gzipped tar",
             "get_content",
             content_types=("application/gzip",),
+            query=(),
+            problems=("not-here",),
         ),
         Route(
             "PUT",
@@ -88,6 +95,11 @@ class EvidenceRoutes(Routes):
             "201; a node sends the bundle that it was asked for",
             "put_content",
             statuses=(201,),
+            body="Bundle",
+            response="BundleStored",
+            query=(),
+            body_type="application/gzip",
+            problems=("not-requested", "too-large", "too-many-uploads"),
         ),
     )
 

@@ -46,6 +46,8 @@ class NodeChangeRoutes(Routes):
             "patch_labels",
             query=(_ACTOR,),
             problems=("no-such-node",),
+            body="LabelsPatch",
+            response="NodeLabels",
         ),
         Route(
             "DELETE",
@@ -63,6 +65,7 @@ class NodeChangeRoutes(Routes):
                 ),
             ),
             problems=("no-such-node", "node-connected"),
+            response="NodeDeleted",
         ),
     )
 

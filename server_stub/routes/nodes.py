@@ -5,30 +5,53 @@ Answers are `views.py`'s.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from aiohttp import web
 
 from server_stub.authorisation import Permission
 from server_stub.changes import NODES
-from server_stub.routing import Route, Routes, integer_of, wait_s_of, words_of
+from server_stub.core.node_facts import Word
+from server_stub.routing import REVISION, WAIT_S, Parameter, Route, Routes, integer_of, wait_s_of, words_of
 from server_stub.store import nodes
 
 if TYPE_CHECKING:
     from server_stub.store.nodes import NodeRecord
+
+_WORD: Final = "|".join(Word)
+_UNTIL: Final = Parameter(
+    "until",
+    {"type": "string", "pattern": f"^({_WORD})(,({_WORD}))*$"},
+    "With `wait_s`: until the node's state is one of these, comma-separated.",
+)
+_NOT_INCARNATION: Final = Parameter(
+    "not_incarnation",
+    {"type": "string", "minLength": 1, "maxLength": 160},
+    "With `wait_s`: until another incarnation runs than this one.",
+)
 
 
 class NodeRoutes(Routes):
     """What one can ask of nodes."""
 
     ROUTES: ClassVar = (
-        Route("GET", "/v1/nodes", Permission.OBSERVE, "all nodes; `wait_s`, `revision`", "get_nodes"),
+        Route(
+            "GET",
+            "/v1/nodes",
+            Permission.OBSERVE,
+            "all nodes; `wait_s`, `revision`",
+            "get_nodes",
+            response="NodeList",
+            query=(WAIT_S, REVISION),
+        ),
         Route(
             "GET",
             "/v1/nodes/{node}",
             Permission.OBSERVE,
             "one node by name or id; `wait_s` with `revision`, or with `until=READY` and `not_incarnation`",
             "get_node",
+            response="NodePage",
+            query=(WAIT_S, REVISION, _UNTIL, _NOT_INCARNATION),
         ),
     )
 

@@ -61,6 +61,9 @@ class RolloutRoutes(Routes):
             ),
             statuses=(200, 202),
             problems=("no-such-node", "nothing-selected", "rollout-under-way", "idempotency-key-reused"),
+            body="RolloutOrder",
+            response="RolloutOrdered",
+            query=(),
         ),
         Route(
             "GET",
@@ -75,6 +78,7 @@ class RolloutRoutes(Routes):
                 Parameter("cursor", _ID, "Only older ones: `next` of the page before."),
                 LIMIT,
             ),
+            response="RolloutList",
         ),
         Route(
             "GET",
@@ -84,6 +88,7 @@ class RolloutRoutes(Routes):
             "get_rollout",
             query=(WAIT_S, REVISION),
             problems=("no-such-rollout",),
+            response="RolloutPage",
         ),
         Route(
             "POST",
@@ -92,6 +97,9 @@ class RolloutRoutes(Routes):
             "the rollout, which orders nothing any more",
             "post_abort",
             problems=("no-such-rollout",),
+            body="Abort",
+            response="RolloutPage",
+            query=(),
         ),
     )
 

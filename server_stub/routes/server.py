@@ -5,7 +5,7 @@ https://kubernetes.io/docs/reference/using-api/health-checks/
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
@@ -14,14 +14,41 @@ from server_stub.problems import Problem
 from server_stub.routing import Route, Routes
 from server_stub.store import nodes
 
+DESCRIPTION: Final = web.AppKey("description", dict[str, Any])
+"""Where the application keeps its OpenAPI document."""
+
 
 class ServerRoutes(Routes):
     """How the server is."""
 
     ROUTES: ClassVar = (
-        Route("GET", "/livez", Permission.OBSERVE, "200 while the server's loop runs", "livez"),
-        Route("GET", "/readyz", Permission.OBSERVE, "200 while its database answers", "readyz"),
-        Route("GET", "/metrics", Permission.OBSERVE, "Prometheus text", "get_metrics"),
+        Route(
+            "GET",
+            "/livez",
+            Permission.OBSERVE,
+            "200 while the server's loop runs",
+            "livez",
+            response="Livez",
+            query=(),
+        ),
+        Route(
+            "GET",
+            "/readyz",
+            Permission.OBSERVE,
+            "200 while its database answers",
+            "readyz",
+            response="Readyz",
+            query=(),
+        ),
+        Route("GET", "/openapi.json", Permission.OBSERVE, "this description", "get_openapi", query=()),
+        Route(
+            "GET",
+            "/metrics",
+            Permission.OBSERVE,
+            "Prometheus text",
+            "get_metrics",
+            content_types=("text/plain", "application/openmetrics-text"),
+        ),
     )
 
     async def livez(self, _request: web.Request) -> web.Response:
@@ -36,6 +63,10 @@ class ServerRoutes(Routes):
         async with self.services.database.reading() as session:
             number = await nodes.count(session)
         return web.json_response({"status": "ok", "nodes": number})
+
+    async def get_openapi(self, request: web.Request) -> web.Response:
+        """Give the description of the API."""
+        return web.json_response(request.app[DESCRIPTION])
 
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Give the metrics."""
