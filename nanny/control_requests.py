@@ -85,7 +85,7 @@ class ControlRequests:
 
     def _defer(self, action: DeferCommand) -> None:
         for client, request_id in self._waiting.pop(action.command_id, []):
-            why = "deferred: the ledger is full or the nanny is ending; try again"
+            why = "deferred: the ledger is full or cannot be read yet, or the nanny is ending; try again"
             self._control.refuse(client, request_id, why, is_passing=True)
 
     def _after_step(self, before: NannyState, after: NannyState, records: tuple[Record, ...]) -> None:

@@ -75,7 +75,12 @@ class Handover:
     def write_facts(self) -> None:
         """Keep in /run what adoption needs when the journal's disk is silent."""
         records = [{**record, "boot": self.boot_id} for record in self.snapshot(_OUTCOMES_IN_FACTS)]
-        known = {"boot": self.boot_id, "records": records, "link": self.link.remembered}
+        known = {
+            "boot": self.boot_id,
+            "records": records,
+            "link": self.link.remembered,
+            "forgetful": self.supervisor.state.is_forgetful,
+        }
         try:
             facts.write_facts(self.facts_path, known)
         except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ from the facts of this boot. Reads and looks; nothing is written, signalled or a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nanny import adoption, facts
@@ -75,12 +75,15 @@ def recover(
         startup.Living(one.started.incarnation, one.started.pid, one.was_ready, one.fenced) for one in found
     )
     recovered = startup.recover(records, living, now, (mint(), mint()), config)
+    is_of_this_boot = remembered.get("boot") == boot_id
+    if opened is None and not (is_of_this_boot and not remembered.get("forgetful")):
+        recovered = replace(recovered, state=replace(recovered.state, is_forgetful=True))
     failures = recovered.state.worker.failures
     unjournaled += [
         IncarnationEnded(one, "unseen", "ended while no nanny watched", failures)
         for one in recovered.dead_unrecorded
     ]
-    link = remembered.get("link") if remembered.get("boot") == boot_id else None
+    link = remembered.get("link") if is_of_this_boot else None
     return Recovery(recovered, found, unjournaled, link)
 
 

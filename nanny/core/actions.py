@@ -132,7 +132,7 @@ class ReportOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DeferCommand:
-    """The ledger is full: the command was not taken; its sender may try again."""
+    """The ledger is full, or not read yet: the command was not taken; its sender may try again."""
 
     command_id: str
 

@@ -1,7 +1,8 @@
 """What each command does: taken once, recorded before it acts, ended with exactly one outcome.
 
-Order of the checks: known id, allow-list, age, journal, budget, aim. The server's commands pass the nanny's
-own allow-list and budget whatever the server says; a local operator's pass neither.
+Order of the checks: known id, age, journal, allow-list, budget, aim. The server's commands pass the nanny's
+own allow-list and budget whatever the server says; a local operator's pass neither. What an earlier nanny may have
+done is put off until the journal can be read: no outcome is better than a second one.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         EvidenceCollected,
         OutcomeAcknowledged,
     )
+    from nanny.core.state import NannyState
 
 _WANTS: Final = {CommandKind.STOP: Desired.DOWN, CommandKind.START: Desired.UP}
 _CHANGES_INTENT = frozenset(
@@ -60,7 +62,7 @@ def received(draft: Draft, event: CommandReceived) -> None:
     if known is not None:
         draft.act(ReportOutcome(known.command_id, known.kind, known.outcome, known.detail, known.incarnation))
         return
-    if ledger.is_full or draft.state.is_shutting_down:
+    if ledger.is_full or draft.state.is_shutting_down or _may_have_been_taken(draft.state, command):
         draft.act(DeferCommand(command.id))
         return
     refusal = _refusal(draft, command)
@@ -74,6 +76,15 @@ def received(draft: Draft, event: CommandReceived) -> None:
     draft.change(ledger=ledger.with_pending(Pending(command)))
     draft.act(ReportAccepted(command.id))
     take_effect(draft, command)
+
+
+def _may_have_been_taken(state: NannyState, command: Command) -> bool:
+    """Whether a nanny of an earlier boot may have done it; what is aimed at a life of this boot is new."""
+    if not state.is_forgetful or command.source is not Source.SERVER:
+        return False
+    target, current = command.target, state.incarnation
+    is_of_now = target is not None and current is not None and target.epoch == current.epoch
+    return command.kind is not CommandKind.RESTART or not is_of_now
 
 
 def _refusal(draft: Draft, command: Command) -> tuple[Outcome, str] | None:

@@ -212,6 +212,8 @@ class NannyState:
     is_crash_looping: bool = False
     is_shutting_down: bool = False
     journal_degraded: bool = False
+    is_forgetful: bool = False
+    """Begun without a journal in a boot of which /run knows nothing: which orders were taken before, is not known."""
     ledger: Ledger = field(default_factory=Ledger)
     spending: Spending = field(default_factory=Spending)
     conditions: tuple[Condition, ...] = ()

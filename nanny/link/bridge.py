@@ -285,6 +285,7 @@ class Bridge:
                 self.orders.remove(held.order.command_id)
             elif self.nanny.connected.is_set():
                 self._counters.deferrals_total += 1
+                self.orders.put_off(held.order.command_id, _boottime())
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _RETRY_CEILING_S)
 

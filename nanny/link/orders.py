@@ -2,8 +2,9 @@
 
 An order stays until the nanny has taken or refused it; whether it has expired is the nanny's to say, since only its
 ledger knows what became of an id. So nothing is ever dropped here. When there are too many, the caller begins a new
-session, in which the server sends again what no nanny confirmed. Pure; instants are CLOCK_BOOTTIME seconds, because
-a time to live runs on while the machine sleeps.
+session, in which the server sends again what no nanny confirmed. An order whose time is over and that the nanny puts
+off lets the others pass: it will have no effect any more. Pure; instants are CLOCK_BOOTTIME seconds, because a time
+to live runs on while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -67,6 +68,13 @@ class HeldOrders:
     def first(self) -> HeldOrder | None:
         """The order that is next."""
         return next(iter(self._held.values()), None)
+
+    def put_off(self, command_id: str, now: float) -> None:
+        """The nanny took it not yet: it stays first, unless its time is over."""
+        held = self._held.get(command_id)
+        if held is not None and held.expires_at <= now:
+            del self._held[command_id]
+            self._held[command_id] = held
 
     def remove(self, command_id: str) -> None:
         """The nanny has answered."""

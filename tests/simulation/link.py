@@ -189,6 +189,7 @@ class LinkProgram:
             self._retry_s = _RETRY_FIRST_S
             self._carry()
         else:
+            self._orders.put_off(command_id, self.machine.boottime)
             self.machine.after(self._retry_s, self._carry)
             self._retry_s = min(2 * self._retry_s, _RETRY_CEILING_S)
 

@@ -65,7 +65,7 @@ class Machine:
         self.workers: list[Worker] = []
         self.link: LinkProgram | None = None
         self.nanny_life: NannyLife | None = None
-        self.facts: list[dict[str, Any]] | None = None
+        self.facts: dict[str, Any] | None = None
         self.is_stopped = False
         self.restart_after_s = _RESTART_S
         self.restarts = 0

@@ -32,8 +32,8 @@ from server_stub.core.command_lifecycle import (
     is_finished,
     may_expire_unsent,
 )
-from server_stub.core.connectivity import Settings, evaluate, next_change_at
-from server_stub.core.node_facts import Lifecycle, ProbeClass, ProbeFact, Stored, Word
+from server_stub.core.connectivity import GOOD_AGAIN, Settings, evaluate, next_change_at, recheck_in_s
+from server_stub.core.node_facts import ANSWERED, Lifecycle, ProbeClass, ProbeFact, Stored, Word
 from server_stub.core.probe_schedule import next_probe_at
 from tests.simulation import bounds
 from tests.simulation.patience import Patience
@@ -386,12 +386,18 @@ class Server:
         known.is_probing = False
         if not self.is_up or self._known.get(machine.name) is not known:
             return
-        before, fact = known.arrivals.probe, self._probed(machine)
-        known.arrivals.probed(fact)
-        if before is not None and _essence(before) == _essence(fact):
+        before = known.arrivals.probe
+        known.arrivals.probed(self._probed(machine))
+        after = known.arrivals.probe
+        if before is not None and after is not None and _essence(before) == _essence(after):
             return
         self.judge(machine)
-        self.probe_soon(machine)
+        recheck_s = recheck_in_s(known.arrivals.facts(self.rows[machine.name].stored))
+        if recheck_s is None:
+            self.probe_soon(machine)
+        else:
+            known.is_probing = True
+            self.world.after(recheck_s, self._probe, machine, known)
 
     def _probed(self, machine: Machine) -> ProbeFact:
         """What one check of /healthz comes to; the words are the agent's own."""
@@ -459,7 +465,9 @@ class Server:
             last_at = next_probe_at(machine.name, bounds.PROBE_INTERVAL_S, now) - bounds.PROBE_INTERVAL_S
             if last_at > probe.at:
                 arrivals.probe = replace(probe, at=last_at)
+                if probe.result in ANSWERED:
+                    arrivals.answered_at = last_at
 
 
 def _essence(probe: ProbeFact) -> tuple[Any, ...]:
-    return probe.result, probe.status, probe.incarnation
+    return probe.result, probe.status, probe.incarnation, min(probe.good_in_row, GOOD_AGAIN)

@@ -211,12 +211,14 @@ class NannyLife:
             for one in self.machine.workers
         }
 
-    def facts(self) -> list[dict[str, Any]] | None:
+    def facts(self) -> dict[str, Any] | None:
         """What the next nanny of this boot finds in /run; None: this one wrote nothing."""
         if self._facts_of is None:
             return None
         lines = self._lines(self._facts_of, self._facts_lives, self._facts_at, OUTCOMES_IN_FACTS)
-        return [{**line, "boot": self.machine.boot_id} for line in lines]
+        records = [{**line, "boot": self.machine.boot_id} for line in lines]
+        forgetful = self._facts_of.is_forgetful
+        return {"boot": self.machine.boot_id, "records": records, "link": None, "forgetful": forgetful}
 
     def _lines(
         self, state: NannyState, lives: dict[Any, Any], now: float, delivered_limit: int | None = None
@@ -248,10 +250,8 @@ def simulated_surroundings(machines: dict[str, Machine], steps: Counter[str]) ->
         return pid if machine.is_alive(pid, ticks) else None
 
     def read_facts(path: str) -> FactsRead:
-        records = machines[path].facts
-        if records is None:
-            return FactsRead(None, "no such file")
-        return FactsRead({"boot": machines[path].boot_id, "records": records, "link": None}, None)
+        left = machines[path].facts
+        return FactsRead(None, "no such file") if left is None else FactsRead(left, None)
 
     def checked_step(state: NannyState, event: e.Event, now: float, config: PolicyConfig) -> Step:
         try:

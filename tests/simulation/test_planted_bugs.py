@@ -122,6 +122,10 @@ def a_deadline_falls_due_and_nothing_is_done(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(policy._WORKER_OVERDUE, Stage.BACKOFF, lambda _draft: None)
 
 
+def a_nanny_without_its_journal_takes_every_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commands, "_may_have_been_taken", lambda _state, _command: False)
+
+
 def a_machine_in_suspend_is_awake(patch: pytest.MonkeyPatch) -> None:
     """The world's own bug: what was overdue at its nanny ran, and no time passed in which it could be done."""
     patch.setattr(Machine, "is_awake", property(lambda self: self.world.now >= self._held_until))
@@ -171,6 +175,16 @@ def test_a_planted_bug_is_found(
             "incarnations do not grow",
         ),
         (a_lost_message_is_never_missed, "a_proxy_lost_the_last_messages", "is still sent"),
+        (
+            a_nanny_without_its_journal_takes_every_order,
+            "order_repeated_to_a_nanny_without_its_journal",
+            "ends twice: done, and now expired",
+        ),
+        (
+            a_nanny_without_its_journal_takes_every_order,
+            "restart_repeated_to_a_nanny_without_its_journal",
+            "acts twice",
+        ),
         (a_machine_in_suspend_is_awake, "suspended_before_what_starved_was_done", "a live lock"),
     ],
 )

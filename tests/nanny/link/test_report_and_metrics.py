@@ -153,6 +153,24 @@ def test_orders_keep_their_order_and_each_id_its_place() -> None:
     assert following.order == second
 
 
+def test_an_order_that_is_put_off_stays_first_until_its_time_is_over() -> None:
+    orders = HeldOrders()
+    first, second = order("stop", time_to_live_s=10.0), order("start")
+    orders.put(first, 0.0)
+    orders.put(second, 0.0)
+
+    orders.put_off(first.command_id, 9.0)
+    held = orders.first()
+    assert held is not None
+    assert held.order == first
+    orders.put_off(first.command_id, 10.0)
+    held = orders.first()
+    assert held is not None
+    assert held.order == second
+    assert len(orders) == 2
+    orders.put_off("no such order", 10.0)
+
+
 def test_a_time_to_live_beyond_what_the_nanny_takes_is_cut() -> None:
     orders = HeldOrders()
     orders.put(order("drain", time_to_live_s=1e6), 0.0)
