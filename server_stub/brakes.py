@@ -210,6 +210,7 @@ class Brakes:
         counts = self._tally.counts()
         may_release = now >= self._release_after_at
         after, change = decide(kept.brake, counts, now, self._settings, may_release=may_release)
+        kept.brake = after
         if change is None:
             return
         turned = self._tally.turned()
@@ -261,7 +262,7 @@ class Brakes:
         kept, now = self._kept[name], self._clock.monotonic()
         detail = {"reason": reason, "actor": actor, "for_s": for_s, "was_on": kept.brake.is_on}
         kept.reason, kept.lifted_by = reason, actor
-        self._move(name, lift(kept.brake, now, for_s), BrakeChange.LIFTED, detail)
+        self._move(name, lift(now, for_s), BrakeChange.LIFTED, detail)
         if name is BrakeName.DEMOTIONS:
             self._tally.accept()
             self._release()

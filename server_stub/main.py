@@ -158,6 +158,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
                 nodes=config.demotion_brake_nodes,
                 fleet=config.demotion_brake_fleet,
                 window_s=config.demotion_brake_window_s,
+                calm_s=config.probe_interval_s + config.probe_budget_s,
             ),
             # After the longest silence, each node still gets its turn to be probed.
             release_after_s=config.offline_timeout_s + config.probe_interval_s + config.probe_budget_s,

@@ -68,6 +68,8 @@ class BrakeSettings:
     fleet: int = 20
     """Smaller fleets have no brake."""
     window_s: float = 300.0
+    calm_s: float = 25.0
+    """So long the ground has to be gone before it is released: in it each node has its turn to be probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Brake:
     since_at: float | None = None
     """Of the position; None: as it was at first."""
     lifted_until_at: float | None = None
+    calm_since_at: float | None = None
+    """Since when an applied brake has no ground without a break."""
 
 
 def rests_on_reach(verdict: Verdict) -> bool:
@@ -166,17 +170,21 @@ def decide(
             return brake, None
         return Brake(since_at=now), BrakeChange.LIFT_ENDED
     if brake.is_on:
-        if may_release and is_calm(counts, settings):
-            return Brake(since_at=now), BrakeChange.OFF
-        return brake, None
+        if not (may_release and is_calm(counts, settings)):
+            return replace(brake, calm_since_at=None), None
+        if brake.calm_since_at is None:
+            return replace(brake, calm_since_at=now), None
+        if now < brake.calm_since_at + settings.calm_s:
+            return brake, None
+        return Brake(since_at=now), BrakeChange.OFF
     if is_tripped(counts, settings):
         return Brake(is_on=True, since_at=now), BrakeChange.ON
     return brake, None
 
 
-def lift(brake: Brake, now: float, for_s: float) -> Brake:
+def lift(now: float, for_s: float) -> Brake:
     """Give the position after people have said that what the server sees is true, for so long."""
-    return replace(brake, is_on=False, since_at=now, lifted_until_at=now + for_s)
+    return Brake(since_at=now, lifted_until_at=now + for_s)
 
 
 def reason_of(counts: Counts, settings: BrakeSettings) -> str:

@@ -142,9 +142,22 @@ def test_the_threshold_on_both_sides(counts: Counts, is_on: bool) -> None:
 def test_it_is_released_well_below_the_threshold(counts: Counts, is_off: bool) -> None:
     on = Brake(is_on=True, since_at=1.0)
 
-    assert decide(on, counts, 9.0, LIMITS, may_release=True) == (
-        (Brake(since_at=9.0), BrakeChange.OFF) if is_off else (on, None)
-    )
+    calm, change = decide(on, counts, 9.0, LIMITS, may_release=True)
+
+    assert (calm, change) == (replace(on, calm_since_at=9.0 if is_off else None), None)
+    assert decide(calm, counts, 33.9, LIMITS, may_release=True)[1] is None
+    assert decide(calm, counts, 34.0, LIMITS, may_release=True)[1] is (BrakeChange.OFF if is_off else None)
+
+
+def test_it_is_released_only_after_each_node_has_had_its_turn_in_an_unbroken_calm() -> None:
+    """Else those that are probed last, in a fleet that comes back, would be demoted at the release."""
+    calm, gone = Counts(fleet=100, in_reach=90, turned=10), Counts(fleet=100, in_reach=50, turned=50)
+    brake = Brake(is_on=True, since_at=1.0)
+    for now, counts in ((10.0, calm), (30.0, calm), (31.0, gone), (32.0, calm), (56.0, calm)):
+        brake, change = decide(brake, counts, now, LIMITS, may_release=True)
+        assert (brake.is_on, change) == (True, None)
+
+    assert decide(brake, calm, 57.0, LIMITS, may_release=True) == (Brake(since_at=57.0), BrakeChange.OFF)
 
 
 def test_a_brake_of_an_earlier_process_stays_until_the_server_has_listened() -> None:
@@ -155,7 +168,7 @@ def test_a_brake_of_an_earlier_process_stays_until_the_server_has_listened() -> 
 
 def test_a_lifted_brake_is_off_for_so_long_and_then_decides_anew() -> None:
     all_gone = Counts(fleet=50, in_reach=0, turned=50)
-    lifted = lift(Brake(is_on=True, since_at=1.0), 10.0, 60.0)
+    lifted = lift(10.0, 60.0)
 
     assert not lifted.is_on
     assert decide(lifted, all_gone, 69.9, LIMITS, may_release=True) == (lifted, None)
@@ -276,7 +289,7 @@ def test_over_any_course_of_events(happenings: Sequence[tuple[Any, ...]], may_re
             case ("passed", seconds):
                 judged, now = {}, now + seconds
             case ("lifted", for_s):
-                judged, brake = {}, lift(brake, now, for_s)
+                judged, brake = {}, lift(now, for_s)
                 tally.accept()
         for node_id, said in judged.items():
             tally.note(node_id, rows[node_id], said, now)
@@ -304,6 +317,6 @@ def test_over_any_course_of_events(happenings: Sequence[tuple[Any, ...]], may_re
         if change is BrakeChange.OFF:
             assert is_calm(counts, LIMITS)
             assert may_release
-        if may_release and counts.fleet < LIMITS.fleet:
+        if counts.fleet < LIMITS.fleet and not before.is_on:
             assert not brake.is_on
-        assert (change is None) == (before == brake)
+        assert (change is None) == (replace(before, calm_since_at=None) == replace(brake, calm_since_at=None))
