@@ -20,6 +20,7 @@ from server_stub.routes.commands import CommandRoutes
 from server_stub.routes.connections import ConnectionRoutes
 from server_stub.routes.events import EventRoutes
 from server_stub.routes.evidence import EvidenceRoutes
+from server_stub.routes.maintenance import MaintenanceRoutes
 from server_stub.routes.node_changes import NodeChangeRoutes
 from server_stub.routes.nodes import NodeRoutes
 from server_stub.routes.rollouts import RolloutRoutes
@@ -35,6 +36,7 @@ BODY_LIMIT_BYTES: Final = 64 * 1024
 SUBJECTS: Final[tuple[type[Routes], ...]] = (
     NodeRoutes,
     NodeChangeRoutes,
+    MaintenanceRoutes,
     CommandRoutes,
     RolloutRoutes,
     BrakeRoutes,

@@ -20,6 +20,7 @@ from server_stub.command_request import (
     MAX_REASON,
     MAX_TIME_TO_LIVE_S,
 )
+from server_stub.maintenance import MAX_INSTANT
 from server_stub.rollout_request import KINDS, MAX_HEALTH_TIMEOUT_S, MAX_NODES
 
 if TYPE_CHECKING:
@@ -94,6 +95,20 @@ _SELECTION: Final[Mapping[str, Schema]] = {
     },
 }
 _NAME: Final = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_MAINTENANCE: Final[Mapping[str, Schema]] = {
+    "on": {"type": "boolean", "default": True},
+    "reason": text(MAX_REASON),
+    "until": {
+        "type": ["string", "null"],
+        "format": "date-time",
+        "maxLength": MAX_INSTANT,
+        "description": "When it ends by itself, after now; null or absent: when somebody ends it.",
+    },
+    "actor": text(MAX_ACTOR),
+}
+_REASON_IF_ON: Final = {
+    "anyOf": [{"required": ["reason"]}, {"required": ["on"], "properties": {"on": {"const": False}}}]
+}
 _EXACTLY_ONE: Final = {"oneOf": [{"required": ["nodes"]}, {"required": ["selector"]}]}
 
 REQUEST_SCHEMAS: Final[Mapping[str, Schema]] = {
@@ -126,6 +141,8 @@ REQUEST_SCHEMAS: Final[Mapping[str, Schema]] = {
         {"reason": text(MAX_REASON), "actor": text(MAX_ACTOR), "for_s": above_zero(LONGEST_LIFT_S)},
         required=("reason",),
     ),
+    "MaintenanceOrder": closed(_MAINTENANCE) | _REASON_IF_ON,
+    "MaintenanceOrderForMany": closed({**_MAINTENANCE, **_SELECTION}) | _REASON_IF_ON | _EXACTLY_ONE,
     "LabelsPatch": {
         "type": "object",
         "maxProperties": 128,

@@ -59,6 +59,15 @@ def record(fields: Mapping[str, Schema], optional: Collection[str] = ()) -> Sche
     return {"type": "object", "properties": dict(fields), "required": required}
 
 
+_VERDICT_REASON: Final[Mapping[str, Schema]] = {"code": TEXT, "detail": TEXT, "since": nullable(INSTANT)}
+_AXIS: Final = record({"state": TEXT, "word": nullable(one_of(Word)), **_VERDICT_REASON})
+_MAINTAINED: Final[Mapping[str, Schema]] = {
+    "id": TEXT,
+    "name": TEXT,
+    "state": one_of(Word),
+    "maintenance": nullable(ref("Maintenance")),
+    "changed": FLAG,
+}
 _NODE_LINE: Final[Mapping[str, Schema]] = {
     "id": TEXT,
     "name": TEXT,
@@ -71,7 +80,9 @@ _NODE_LINE: Final[Mapping[str, Schema]] = {
     "reachability": TEXT,
     "health": TEXT,
     "unreachable": FLAG,
-    "reasons": list_of(record({"code": TEXT, "detail": TEXT, "since": nullable(INSTANT)})),
+    "maintenance": nullable(ref("Maintenance")),
+    "clock_skew_s": nullable(SECONDS),
+    "reasons": list_of(ref("Reason")),
     "incarnation": nullable(TEXT),
     "phase": nullable(TEXT),
     "last_restart": nullable(ref("LastRestart")),
@@ -214,6 +225,44 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "started": INSTANT,
             "version": TEXT,
             "conditions": list_of(ref("Condition")),
+        }
+    ),
+    "Reason": record(_VERDICT_REASON),
+    "Maintenance": record(
+        {
+            "reason": nullable(TEXT),
+            "by": nullable(TEXT),
+            "since": nullable(INSTANT),
+            "until": nullable(INSTANT),
+        }
+    ),
+    "Maintained": record(_MAINTAINED),
+    "MaintainedNodes": record({"nodes": list_of(ref("Maintained"))}),
+    "Explanation": record(
+        {
+            "id": TEXT,
+            "name": TEXT,
+            "state": one_of(Word),
+            "state_message": TEXT,
+            "state_since": INSTANT,
+            "judged": one_of(Word),
+            "reason": ref("Reason"),
+            "axes": record(dict.fromkeys(("lifecycle", "reachability", "health"), _AXIS)),
+            "evidence": list_of(
+                record(
+                    {
+                        "axis": TEXT,
+                        "source": TEXT,
+                        "what": TEXT,
+                        "at": nullable(INSTANT),
+                        "since": nullable(INSTANT),
+                    }
+                )
+            ),
+            "would_change": list_of(record({"what": TEXT, "at": nullable(INSTANT)})),
+            "next_steps": list_of(record({"what": TEXT, "why": TEXT, "at": nullable(INSTANT)})),
+            "maintenance": nullable(ref("Maintenance")),
+            "clock_skew_s": nullable(SECONDS),
         }
     ),
     "NodeLine": record(_NODE_LINE),

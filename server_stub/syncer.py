@@ -157,6 +157,11 @@ class Syncer:
             until_at = float(math.ceil(self._clock.monotonic() + left_s))
         return self._arrivals.of(record.id).facts(record.stored, until_at)
 
+    @property
+    def settings(self) -> Settings:
+        """Give the thresholds of its verdicts."""
+        return self._settings
+
     def next_probe_at(self, node_id: str) -> float | None:
         """Give when the node is checked next; None: it is not watched, or is being checked now."""
         return self._pacer.next_at(node_id)

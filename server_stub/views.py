@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from server_stub.clock import iso
+from server_stub.core.node_facts import Lifecycle
 
 if TYPE_CHECKING:
     from nanny.protocol.messages import Condition, NannyReport, WorkerReport
     from server_stub.arrivals import Arrivals
     from server_stub.clock import Clock
-    from server_stub.core.node_facts import ConnectionFact, ProbeFact, Verdict
+    from server_stub.core.explanation import Explanation
+    from server_stub.core.node_facts import ConnectionFact, ProbeFact, Reason, Verdict
     from server_stub.store.commands import CommandRecord
     from server_stub.store.nodes import NodeRecord
 
@@ -43,10 +45,9 @@ class Views:
             "reachability": verdict.reachability,
             "health": verdict.health,
             "unreachable": record.unreachable,
-            "reasons": [
-                {"code": reason.code, "detail": reason.detail, "since": self._instant(reason.since_at)}
-                for reason in verdict.reasons
-            ],
+            "maintenance": _maintenance(record),
+            "clock_skew_s": self._clock_skew_s(arrivals),
+            "reasons": [self._reason(reason) for reason in verdict.reasons],
             "incarnation": _newest_incarnation(record, arrivals),
             "phase": nanny.phase if nanny is not None else None,
             "last_restart": None if nanny is None else self._last_restart(nanny, arrivals),
@@ -90,6 +91,67 @@ class Views:
             },
         }
 
+    def maintained(self, record: NodeRecord, *, is_changed: bool) -> Json:
+        """Give what an order of maintenance has come to."""
+        return {
+            "id": record.id,
+            "name": record.name,
+            "state": record.state,
+            "maintenance": _maintenance(record),
+            "changed": is_changed,
+        }
+
+    def explanation(self, record: NodeRecord, arrivals: Arrivals, why: Explanation) -> Json:
+        """Give why a node is in its state."""
+        verdict = why.verdict
+        return {
+            "id": record.id,
+            "name": record.name,
+            "state": record.state,
+            "state_message": record.state_message,
+            "state_since": iso(record.state_since_wall_at),
+            "judged": verdict.word,
+            "reason": self._reason(verdict.reason),
+            "axes": {
+                axis.name: {"state": axis.state, "word": axis.word, **self._reason(axis.reason)}
+                for axis in why.axes
+            },
+            "evidence": [
+                {
+                    "axis": one.axis,
+                    "source": one.source,
+                    "what": one.what,
+                    "at": self._instant(one.at),
+                    "since": self._instant(one.since_at),
+                }
+                for one in why.evidence
+            ],
+            "would_change": [{"what": change.what, "at": self._instant(change.at)} for change in why.changes],
+            "next_steps": [
+                {"what": step.what, "why": step.why, "at": self._instant(step.at)} for step in why.steps
+            ],
+            "maintenance": _maintenance(record),
+            "clock_skew_s": self._clock_skew_s(arrivals),
+        }
+
+    def _reason(self, reason: Reason) -> Json:
+        return {"code": reason.code, "detail": reason.detail, "since": self._instant(reason.since_at)}
+
+    def _clock_skew_s(self, arrivals: Arrivals) -> float | None:
+        """Give how far the node's wall clock was ahead of ours when it last told it; shown, never decided by."""
+        told = [
+            (at, report.wall_clock_s)
+            for at, report in (
+                (None if arrivals.nanny is None else arrivals.nanny.at, arrivals.nanny_report),
+                (arrivals.worker_report_at, arrivals.worker_report),
+            )
+            if at is not None and report is not None and report.wall_clock_s is not None
+        ]
+        if not told:
+            return None
+        at, wall_s = max(told)
+        return round(wall_s - self._wall_of(at), 1)
+
     def command(self, record: CommandRecord) -> Json:
         """Give a command with its times."""
         return {
@@ -118,9 +180,10 @@ class Views:
         }
 
     def _instant(self, at: float | None) -> str | None:
-        if at is None:
-            return None
-        return iso(self._clock.wall() - (self._clock.monotonic() - at))
+        return None if at is None else iso(self._wall_of(at))
+
+    def _wall_of(self, at: float) -> float:
+        return self._clock.wall() - (self._clock.monotonic() - at)
 
     def _connection(self, connection: ConnectionFact | None) -> Json | None:
         if connection is None:
@@ -193,6 +256,17 @@ class Views:
             "incarnation_before": _optional_text(last.incarnation_before),
             "incarnation_after": _optional_text(last.incarnation_after),
         }
+
+
+def _maintenance(record: NodeRecord) -> Json | None:
+    if record.lifecycle != Lifecycle.MAINTENANCE:
+        return None
+    return {
+        "reason": record.maintenance_reason,
+        "by": record.maintenance_by,
+        "since": _optional_iso(record.maintenance_since_wall_at),
+        "until": _optional_iso(record.maintenance_until_wall_at),
+    }
 
 
 def _newest_incarnation(record: NodeRecord, arrivals: Arrivals) -> str | None:

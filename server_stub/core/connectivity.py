@@ -267,7 +267,7 @@ def _health_as_told(facts: NodeFacts, now: float, settings: Settings) -> tuple[H
     link broke, so that a link that reconnects changes nothing.
     """
     probe = facts.probe if facts.probe is not None and facts.probe.result in ANSWERED else None
-    link_missed_at = _silence_told_at(facts, facts.link, settings)
+    link_missed_at = silence_told_at(facts, facts.link, settings)
     nanny = facts.nanny if link_missed_at is None or now < link_missed_at else None
     if probe is not None and nanny is not None:
         probed, told = probe.incarnation, nanny.incarnation
@@ -315,7 +315,7 @@ def _missing_connection(facts: NodeFacts, now: float, settings: Settings) -> tup
         ("Link", facts.link, is_link_due),
         ("Worker", facts.worker, is_worker_due),
     ):
-        told_at = _silence_told_at(facts, connection, settings)
+        told_at = silence_told_at(facts, connection, settings)
         if is_due and told_at is not None and now >= told_at:
             since_at = None if connection is None else connection.changed_at
             return Health.DEGRADED, Reason(
@@ -324,7 +324,7 @@ def _missing_connection(facts: NodeFacts, now: float, settings: Settings) -> tup
     return None
 
 
-def _silence_told_at(facts: NodeFacts, connection: ConnectionFact | None, settings: Settings) -> float | None:
+def silence_told_at(facts: NodeFacts, connection: ConnectionFact | None, settings: Settings) -> float | None:
     """Give when a missing connection starts to count; None while it is open."""
     if connection is None:
         return facts.listening_since_at + max(settings.offline_timeout_s, settings.silence_timeout_s)
@@ -396,7 +396,7 @@ def next_change_at(facts: NodeFacts, now: float, settings: Settings) -> float | 
     if sign_at is not None:
         instants.append(sign_at + settings.offline_timeout_s)
     for connection in (facts.link, facts.worker):
-        told_at = _silence_told_at(facts, connection, settings)
+        told_at = silence_told_at(facts, connection, settings)
         if told_at is not None:
             instants.append(told_at)
     if facts.stored.lifecycle is Lifecycle.MAINTENANCE and facts.maintenance_until_at is not None:

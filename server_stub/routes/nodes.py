@@ -11,11 +11,13 @@ from aiohttp import web
 
 from server_stub.authorisation import Permission
 from server_stub.changes import NODES
+from server_stub.core.explanation import Step, explain
 from server_stub.core.node_facts import Word
 from server_stub.routing import REVISION, WAIT_S, Parameter, Route, Routes, integer_of, wait_s_of, words_of
 from server_stub.store import nodes
 
 if TYPE_CHECKING:
+    from server_stub.arrivals import Arrivals
     from server_stub.store.nodes import NodeRecord
 
 _WORD: Final = "|".join(Word)
@@ -53,6 +55,16 @@ class NodeRoutes(Routes):
             response="NodePage",
             query=(WAIT_S, REVISION, _UNTIL, _NOT_INCARNATION),
         ),
+        Route(
+            "GET",
+            "/v1/nodes/{node}/explain",
+            Permission.OBSERVE,
+            "why it is in its state: evidence with times, what would change it, what happens next by itself",
+            "get_explanation",
+            query=(),
+            response="Explanation",
+            problems=("no-such-node",),
+        ),
     )
 
     async def get_nodes(self, request: web.Request) -> web.Response:
@@ -86,6 +98,34 @@ class NodeRoutes(Routes):
             if is_as_asked or left_s <= 0 or changes.is_closed:
                 return web.json_response(page)
             await changes.wait_beyond(record.id, revision, left_s)
+
+    async def get_explanation(self, request: web.Request) -> web.Response:
+        """Say why a node is in its state."""
+        services = self.services
+        record = await self.find_node(request)
+        arrivals, now = services.arrivals.of(record.id), services.clock.monotonic()
+        why = explain(
+            services.syncer.facts(record),
+            now,
+            services.syncer.settings,
+            services.syncer.next_probe_at(record.id),
+            self._steps_of_others(record.id, arrivals, now),
+        )
+        return web.json_response(services.views.explanation(record, arrivals, why))
+
+    def _steps_of_others(self, node_id: str, arrivals: Arrivals, now: float) -> list[Step]:
+        """Give what the nanny and the repair policy do next by themselves."""
+        steps = []
+        report, nanny, link = arrivals.nanny_report, arrivals.nanny, arrivals.link
+        if report is not None and nanny is not None and report.next_step and link is not None:
+            in_s = report.next_step_in_s
+            why = "as its nanny said" if link.is_open else "as its nanny said before its link broke"
+            steps.append(Step(f"nanny: {report.next_step}", why, None if in_s is None else nanny.at + in_s))
+        repair = self.services.repairs.next_step(node_id)
+        if repair is not None:
+            at = None if repair.at is None else max(now, repair.at)
+            steps.append(Step(f"repair: {repair.what}", repair.reason, at))
+        return steps
 
     def _line(self, record: NodeRecord) -> dict[str, Any]:
         services = self.services
