@@ -1,8 +1,8 @@
 """What can be asked on the control socket, and how commands and their outcomes travel through it.
 
 Turns requests into events for the supervisor and the core's reports back into answers. A command is answered once
-it is in the ledger, its outcome follows as a push to whoever sent it and to every subscriber; link acknowledges
-outcomes in the name of the server.
+it is in the ledger; the answer says if no disk has that yet. Its outcome follows as a push to whoever sent it and to
+every subscriber; link acknowledges outcomes in the name of the server.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ class ControlRequests:
         return {}
 
     def _report_accepted(self, action: ReportAccepted) -> None:
+        is_durable = not self._supervisor.state.journal_degraded
+        told = {"command_id": action.command_id, "state": "accepted", "durable": is_durable}
         for client, request_id in self._waiting.pop(action.command_id, []):
-            self._control.answer(client, request_id, {"command_id": action.command_id, "state": "accepted"})
+            self._control.answer(client, request_id, told)
 
     def _report_outcome(self, action: ReportOutcome) -> None:
         known = self._supervisor.state.ledger.find_finished(action.command_id)

@@ -296,7 +296,8 @@ class Bridge:
             answer = await self.nanny.request("command", COMMAND_TIMEOUT_S, **held.request(_boottime()))
             if answer.get("state") == "finished":
                 self._tell_outcome(answer)
-            elif self.server is not None:
+            elif self.server is not None and answer.get("durable") is not False:
+                # Else it stays sent there, and is sent again if a power failure takes it from the nanny.
                 self.server.send(CommandAccepted(command_id))
         except NannyUnreachable:
             return False

@@ -47,7 +47,8 @@ def test_a_restart_done_while_degraded_is_not_done_again_by_the_next_nanny() -> 
         _signal(writer, signal.SIGSTOP)
         try:
             command_id = uuid7(1_800_000_000_000, os.urandom(10))
-            _restart_order(node, command_id)
+            accepted = _restart_order(node, command_id)
+            assert (accepted["state"], accepted["durable"]) == ("accepted", False)
             after = node.wait_for(
                 lambda status: status["incarnation"] != first and status["phase"] == "running", "the restart"
             )

@@ -203,7 +203,7 @@ class LinkProgram:
             return
         if result["state"] == "finished":
             self._tell_outcome(result)
-        else:
+        elif result["durable"]:
             self._send(CommandAccepted(self._asking))
         self._answer_came(is_answered=True)
 

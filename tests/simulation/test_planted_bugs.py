@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nanny import adoption, recovery
+from nanny.control_requests import ControlRequests
 from nanny.core import child, commands, policy, recovery_ladder, startup
 from nanny.core.child import Stage
 from nanny.core.command_ledger import Ledger
@@ -28,6 +29,7 @@ from tests.simulation.shrink import rule_of, shrunk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nanny.core.actions import ReportAccepted
     from nanny.core.config import PolicyConfig
     from nanny.core.state import Rung
     from tests.simulation.fleet import Told
@@ -126,6 +128,15 @@ def a_nanny_without_its_journal_takes_every_order(patch: pytest.MonkeyPatch) -> 
     patch.setattr(commands, "_may_have_been_taken", lambda _state, _command: False)
 
 
+def what_no_disk_has_is_told_as_accepted(patch: pytest.MonkeyPatch) -> None:
+    def report(self: ControlRequests, action: ReportAccepted) -> None:
+        told = {"command_id": action.command_id, "state": "accepted", "durable": True}
+        for client, request_id in self._waiting.pop(action.command_id, []):
+            self._control.answer(client, request_id, told)
+
+    patch.setattr(ControlRequests, "_report_accepted", report)
+
+
 def a_machine_in_suspend_is_awake(patch: pytest.MonkeyPatch) -> None:
     """The world's own bug: what was overdue at its nanny ran, and no time passed in which it could be done."""
     patch.setattr(Machine, "is_awake", property(lambda self: self.world.now >= self._held_until))
@@ -184,6 +195,11 @@ def test_a_planted_bug_is_found(
             a_nanny_without_its_journal_takes_every_order,
             "restart_repeated_to_a_nanny_without_its_journal",
             "acts twice",
+        ),
+        (
+            what_no_disk_has_is_told_as_accepted,
+            "accepted_by_no_disk_and_then_the_power_failed",
+            "is still accepted",
         ),
         (a_machine_in_suspend_is_awake, "suspended_before_what_starved_was_done", "a live lock"),
     ],
