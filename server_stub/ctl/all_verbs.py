@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from server_stub.ctl import brakes, commands, events, evidence, nodes, rollouts
+from server_stub.ctl import brakes, commands, events, evidence, maintenance, nodes, rollouts
 from server_stub.ctl.verb import Adder
 
 
 def add(verbs: Any) -> None:
     """Add all verbs to the parser's."""
     adder = Adder(verbs)
-    for subject in (nodes, commands, rollouts, events, evidence, brakes):
+    for subject in (nodes, maintenance, commands, rollouts, events, evidence, brakes):
         subject.add(adder)

@@ -1,14 +1,16 @@
-"""Verbs for nodes: `nodes`, `node`, `label`, `delete`."""
+"""Verbs for nodes: `nodes`, `node`, `explain`, `label`, `delete`."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from server_stub.client import RequestFailed
 from server_stub.ctl.nodes_shown import shown_node, shown_nodes
-from server_stub.ctl.verb import Verb, actor_of, add_reason, newer
+from server_stub.ctl.verb import WATCH_INTERVAL_S, Verb, actor_of, add_reason, newer
+from server_stub.explanation_shown import explanation_lines
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +26,10 @@ def add(verbs: Adder) -> None:
     verbs.add("nodes", Verb(_nodes, shown_nodes), "all nodes, a line each", may_watch=True)
     one = verbs.add("node", Verb(_node, shown_node), "one node", may_watch=True)
     one.add_argument("node", help="its name or id")
+    why = verbs.add(
+        "explain", Verb(_explain, shown_explanation), "why a node is in its state", may_watch=True
+    )
+    why.add_argument("node", help="its name or id")
     label = verbs.add("label", Verb(_label, shown_labels), "set a node's labels, or take some away")
     label.add_argument("node", help="its name or id")
     label.add_argument("labels", nargs="+", metavar="KEY=VALUE|KEY-", help="rack=r1 sets, rack- takes away")
@@ -32,6 +38,17 @@ def add(verbs: Adder) -> None:
     delete.add_argument("node", help="its name or id")
     delete.add_argument("--force", action="store_true", help="although it is connected")
     add_reason(delete)
+
+
+def _explain(client: ServerClient, arguments: argparse.Namespace) -> Any:
+    if arguments.seen is not None:
+        time.sleep(WATCH_INTERVAL_S)
+    return client.get("v1", "nodes", arguments.node, "explain")
+
+
+def shown_explanation(answer: Any) -> list[RenderableType]:
+    """Give why a node is in its state, what would change it, and what happens by itself."""
+    return [Text(line, overflow="fold") for line in explanation_lines(answer)]
 
 
 def _label(client: ServerClient, arguments: argparse.Namespace) -> Any:

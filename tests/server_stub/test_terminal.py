@@ -122,6 +122,26 @@ async def test_a_command_is_shown_with_its_times_and_can_be_taken_back_while_it_
     assert again.code in {0, 1}
 
 
+async def test_a_node_is_explained(typed: Typed, link: Peer) -> None:
+    said, as_json = await typed("explain", "node-1"), await typed("explain", "node-1", "--json")
+
+    assert said.out.startswith(f"node-1 is {as_json.json['state']}")
+    assert "what happens by itself" in said.out
+
+
+async def test_maintenance_is_ordered_for_many_and_ended(typed: Typed, link: Peer) -> None:
+    on = await typed("maintenance", "on", "node-1", "--reason", "new fans", "--for", "2h", "--json")
+    shown = await typed("nodes")
+    off = await typed("maintenance", "off", "node-1", "--json")
+    nobody = await typed("maintenance", "off")
+
+    assert (on.code, on.json["nodes"][0]["maintenance"]["reason"]) == (0, "new fans")
+    assert on.json["nodes"][0]["maintenance"]["until"] is not None
+    assert "node-1" in shown.out
+    assert (off.code, off.json["nodes"][0]["maintenance"]) == (0, None)
+    assert nobody.code == 1
+
+
 async def test_labels_are_set_and_taken_away(typed: Typed, link: Peer) -> None:
     first = await typed("label", "node-1", "rack=r7", "role=canary", "--json")
     second = await typed("label", "node-1", "role-", "--json")
