@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from server_stub.routing import Route, Routes, Services
 
-BODY_LIMIT_BYTES: Final = 64 * 1024
+BODY_LIMIT_BYTES: Final = 512 * 1024
+"""The longest list of nodes, each by its id, has to fit."""
 
 SUBJECTS: Final[tuple[type[Routes], ...]] = (
     NodeRoutes,

@@ -174,7 +174,7 @@ async def test_a_body_that_is_no_json_object_is_refused(client: Client, node: Pe
 async def test_an_oversized_body_is_refused(client: Client, node: Peer) -> None:
     url = f"{client.url}/v1/nodes/node-1/commands"
     async with client.http.post(
-        url, data=b'"' + b"x" * 100_000 + b'"', headers={"Content-Type": "application/json"}
+        url, data=b'"' + b"x" * 600_000 + b'"', headers={"Content-Type": "application/json"}
     ) as response:
         assert response.status == 413
 
