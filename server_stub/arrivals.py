@@ -168,6 +168,10 @@ class ArrivalsByNode:
             found = self._by_node[node_id] = Arrivals(self._started_at)
         return found
 
+    def all(self) -> list[tuple[str, Arrivals]]:
+        """Give every node that anything came from, as of now."""
+        return list(self._by_node.items())
+
     def forget(self, node_id: str) -> None:
         """Keep nothing of a node that was deleted."""
         self._by_node.pop(node_id, None)

@@ -40,6 +40,8 @@ DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
     "sync_round_duration_seconds": ("histogram", "How long a round took."),
     "verdicts_written_total": ("counter", "Rows changed by the syncer."),
     "verdict_conflicts_total": ("counter", "Rows that another writer had changed, judged again."),
+    "sightings_written_total": ("counter", "Last-seen times written, one for each node and flush."),
+    "sighting_failures_total": ("counter", "Flushes of last-seen times that failed; their times come again."),
     "loop_lag_seconds": ("gauge", "How late the server's event loop last was."),
     "database_writes_total": ("counter", "Transactions that were committed, by operation.", "operation"),
     "database_write_failures_total": ("counter", "Transactions that failed, by operation.", "operation"),
@@ -95,24 +97,33 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._by_name = {name: _made(name, declared, self._registry) for name, declared in DECLARED.items()}
+        self._series: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
 
     def count(self, name: str, by: float = 1, **label: str) -> None:
         """Add to a counter."""
-        counter = self._by_name[name]
+        counter = self._labelled(name, label) if label else self._by_name[name]
         assert isinstance(counter, Counter), name
-        (counter.labels(**label) if label else counter).inc(by)
+        counter.inc(by)
 
     def set(self, name: str, value: float, **label: str) -> None:
         """Set a gauge."""
-        gauge = self._by_name[name]
+        gauge = self._labelled(name, label) if label else self._by_name[name]
         assert isinstance(gauge, Gauge), name
-        (gauge.labels(**label) if label else gauge).set(value)
+        gauge.set(value)
 
     def observe(self, name: str, value: float, **label: str) -> None:
         """Add one value to a histogram."""
-        histogram = self._by_name[name]
+        histogram = self._labelled(name, label) if label else self._by_name[name]
         assert isinstance(histogram, Histogram), name
-        (histogram.labels(**label) if label else histogram).observe(value)
+        histogram.observe(value)
+
+    def _labelled(self, name: str, label: dict[str, str]) -> Counter | Gauge | Histogram:
+        """Give the series of these labels; looked up here, for the library's own way costs several times as much."""
+        key = (name, *label.items())
+        found = self._series.get(key)
+        if found is None:
+            found = self._series[key] = self._by_name[name].labels(**label)
+        return found
 
     def value(self, name: str, **label: str) -> float:
         """Give one value, 0 if it was never touched; of a histogram, the number of its observations."""
