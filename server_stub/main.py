@@ -39,6 +39,7 @@ from server_stub.core.repair import RepairMode, RepairSettings
 from server_stub.core.repair_budget import BudgetSettings
 from server_stub.event_retention import EventRetention
 from server_stub.evidence import Evidence
+from server_stub.http_runner import LINE_LIMIT_BYTES, ProblemRunner
 from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.metrics import Metrics
@@ -46,6 +47,7 @@ from server_stub.prober import Prober, ProbeSettings
 from server_stub.repairs import Repairs
 from server_stub.rollouts import Rollouts
 from server_stub.routing import Services
+from server_stub.sightings import Sightings
 from server_stub.sink_courier import SinkCourier
 from server_stub.sinks import SinkContext, installed
 from server_stub.store.engine import Database, sqlite_url
@@ -138,6 +140,16 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         stack.push_async_callback(database.close)
         changes = Changes(int(clock.wall() * 1000))
         arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
+        sightings = await stack.enter_async_context(
+            Sightings(
+                database=database,
+                arrivals=arrivals,
+                clock=clock,
+                log=log,
+                metrics=metrics,
+                interval_s=config.sightings_interval_s,
+            )
+        )
         probe_settings = ProbeSettings(
             budget_s=config.probe_budget_s,
             try_timeout_s=config.probe_try_timeout_s,
@@ -284,6 +296,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         loops = asyncio.create_task(
             _run_loops(
                 syncer=syncer.run,
+                sightings=sightings.run,
                 brakes=brakes.run,
                 repairs=repairs.run,
                 commands=commands.run,
@@ -295,9 +308,10 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             name="server loops",
         )
         stack.push_async_callback(_cancel, loops)
-        runner = web.AppRunner(
+        runner = ProblemRunner(
             application(services),
             access_log=None,
+            max_line_size=LINE_LIMIT_BYTES,
             keepalive_timeout=KEEPALIVE_TIMEOUT_S,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         )
