@@ -113,6 +113,7 @@ class Syncer:
         self._pacer = ProbePacer(self._begin_check, clock, self._interval_s, concurrency)
         self._known: dict[str, NodeRecord] = {}
         """Rows as last read, without what no verdict is made from; only a hint whether to look."""
+        self._stored_of: dict[str, tuple[NodeRecord, Stored]] = {}
         self._judged: dict[str, tuple[NodeFacts, float]] = {}
         """From what each node was last found to be right, and until when that holds if nobody says anything."""
         self._unsettled: set[str] = set()
@@ -155,7 +156,16 @@ class Syncer:
             # To the next second, for the difference of the two clocks wavers.
             left_s = record.maintenance_until_wall_at - self._clock.wall()
             until_at = float(math.ceil(self._clock.monotonic() + left_s))
-        return self._arrivals.of(record.id).facts(record.stored, until_at)
+        return self._arrivals.of(record.id).facts(self._stored(record), until_at)
+
+    def _stored(self, record: NodeRecord) -> Stored:
+        """Give what the row says; made once for each row that is read, for it is asked for at every sign."""
+        record_before, stored = self._stored_of.get(record.id, (None, None))
+        if stored is None or record_before is not record:
+            stored = record.stored
+            if self._known.get(record.id) is record:
+                self._stored_of[record.id] = (record, stored)
+        return stored
 
     @property
     def settings(self) -> Settings:
@@ -219,6 +229,7 @@ class Syncer:
     def _forget(self, node_id: str) -> None:
         """The node is not the fleet's any more."""
         self._known.pop(node_id, None)
+        self._stored_of.pop(node_id, None)
         self._judged.pop(node_id, None)
         self._due_at.pop(node_id, None)
         self._pacer.unwatch(node_id)
@@ -287,10 +298,14 @@ class Syncer:
         self._pacer.ended(node_id)
         try:
             self._arrivals.of(node_id).probed(probe)
-            recheck_s = recheck_in_s(self.facts(self._known.get(node_id, record)))
+            known = self._known.get(node_id)
+            facts = self.facts(known or record)
+            recheck_s = recheck_in_s(facts)
             if recheck_s is not None:
                 self._pacer.check_in(node_id, recheck_s)
-            self.nudge(node_id)
+            if known is None or self._seems_changed(known, facts):
+                self._unsettled.add(node_id)
+                self._woken.set()
         except Exception:
             self._check_failed(node_id)
 
@@ -365,12 +380,13 @@ class Syncer:
             return False
         return self.facts(record) == judged[0]
 
-    def _seems_changed(self, record: NodeRecord) -> bool:
+    def _seems_changed(self, record: NodeRecord, facts: NodeFacts | None = None) -> bool:
         """Judge a node against its row as last read, and note when time alone may change the verdict."""
         try:
             now = self._clock.monotonic()
-            stored = record.stored
-            facts = self.facts(record)
+            if facts is None:
+                facts = self.facts(record)
+            stored = facts.stored
             change_at = next_change_at(facts, now, self._settings)
             # One look ahead for each node is enough: where it comes too early, it looks ahead again.
             if change_at is not None and change_at < self._due_at.get(record.id, math.inf):
@@ -396,8 +412,9 @@ class Syncer:
         for record in records:
             self._remember(record)
             try:
-                stored = record.stored
-                verdict = evaluate(self.facts(record), now, self._settings)
+                facts = self.facts(record)
+                stored = facts.stored
+                verdict = evaluate(facts, now, self._settings)
                 change = _change(record, verdict, now, wall_now) if verdict.differs_from(stored) else None
                 judged.append((record.id, stored, verdict, change))
             except Exception:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -126,10 +127,10 @@ async def test_a_connection_cut_at_any_byte_loses_no_command_and_doubles_none(se
 async def lived_through(lives: ServerLives, http: aiohttp.ClientSession, number: int) -> str | None:
     """Order in a server that falls at its `number`-th place, and judge in the next; gives the place, if it fell."""
     node_id = f"node-{number}"
-    current: str | None = None
-    async with asyncio.timeout(PATIENCE_S), ledger_link(lambda: current, node_id) as link:
+    lives.door = None
+    async with asyncio.timeout(PATIENCE_S), ledger_link(lambda: lives.door, node_id) as link:
         life = await lives.begin("--fault-point", f"after-{number}")
-        current = life.url
+        lives.door = life.url
         command_id, place = None, None
         try:
             await until_there(link, life.fell)
@@ -142,9 +143,9 @@ async def lived_through(lives: ServerLives, http: aiohttp.ClientSession, number:
             place = life.fell.result()
         else:
             await life.kill()
-        current = None
+        lives.door = None
         life = await lives.begin()
-        current = life.url
+        lives.door = life.url
         client = Client(life.url, http)
         await link.established.wait()
         again = await order(client, node_id, node_id)
@@ -187,3 +188,44 @@ async def test_a_server_killed_at_any_place_loses_no_command_and_doubles_none(
 
     assert set(places) == PLACES if stride == 1 else len(places) > 1
     assert place is None, "the last server lived through it"
+
+
+WITHDRAWN_AT = range(2, 9)
+"""From before the command is stored until after its frame is written."""
+
+
+async def test_what_an_earlier_life_may_have_sent_is_not_taken_back(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Withdrawn and in effect is never both, wherever the server fell."""
+    withdrawn = []
+    async with server_lives(tmp_path, database_url) as lives, aiohttp.ClientSession() as http:
+        for number in WITHDRAWN_AT:
+            node_id = f"node-{number}"
+            lives.door = None
+            async with asyncio.timeout(PATIENCE_S), ledger_link(lambda: lives.door, node_id) as link:
+                life = await lives.begin("--fault-point", f"after-{number}")
+                lives.door = life.url
+                await until_there(link, life.fell)
+                with suppress(aiohttp.ClientError):
+                    await order(Client(life.url, http), node_id, node_id)
+                await life.fell
+                lives.door = None
+                life = await lives.begin()
+                client = Client(life.url, http)
+                listed = (await client.get("/v1/commands", node=node_id))["commands"]
+                for command in listed:
+                    async with http.delete(f"{life.url}/v1/commands/{command['id']}") as response:
+                        withdrawn.append(response.status)
+                lives.door = life.url
+                await link.established.wait()
+                for command in listed:
+                    ended = await client.finished(command["id"])
+                    in_effect = link.effects.count(command["id"])
+                    assert (withdrawn[-1], ended["state"], in_effect) in {
+                        (200, "superseded", 0),
+                        (409, "done", 1),
+                    }
+                await life.kill()
+
+    assert set(withdrawn) == {200, 409}

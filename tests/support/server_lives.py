@@ -61,13 +61,18 @@ class Life:
 
 
 class ServerLives:
-    """The forker, and what it forked; one life at a time."""
+    """The forker, and what it forked; one life at a time.
+
+    Attributes:
+        door: where links are to dial, as the test says; None: nowhere.
+    """
 
     def __init__(self, forker: asyncio.subprocess.Process, directory: Path, database: str) -> None:
         self._forker = forker
         self._directory = directory
         self._database = database
         self._count = 0
+        self.door: str | None = None
         self.watching: asyncio.Task[None] | None = None
 
     async def begin(self, *flags: str) -> Life:
