@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 OURS_NAME: Final = "nodenanny"
 PLAIN: Final = "plain design"
 INTERVAL_S: Final = 15.0
+LOOK_EVERY_S: Final = 5.0
+MANY: Final = 10_000
+"""The plain design takes more than an interval for a round of so many."""
 OURS: Final = (sys.executable, "-m", "benchmarks.server_watch", "serve")
 THEIRS: Final = (sys.executable, "-m", "benchmarks.plain_server")
 
@@ -81,8 +84,8 @@ def simulated(plan: FleetPlan, command: tuple[str, ...], settings: Mapping[str, 
             server_watch.VARIABLE: str(path),
         }
         with ServerProcess(environ, command) as server:
-            results = asyncio.run(conduct(plan, server, tell=tell))
-        return Run(results, server_watch.between(path, instants[0] - 1.0, instants[-1]), plan.nodes)
+            results = asyncio.run(conduct(plan, server, tell=tell, look_every_s=LOOK_EVERY_S))
+        return Run(results, server_watch.between(path, instants[0] - LOOK_EVERY_S, instants[-1]), plan.nodes)
 
 
 def quiet(effort: Effort) -> Iterator[Figure]:
@@ -92,11 +95,11 @@ def quiet(effort: Effort) -> Iterator[Figure]:
     yield single(
         "server, one node: CPU", "% of a core", watching.cpu_percent, words="most of it for being watched"
     )
-    for nodes in (1_000, 10_000):
+    for nodes in (1_000, MANY):
         for whose, command in ((OURS_NAME, OURS), (PLAIN, THEIRS)):
             effort.tell(f"{nodes} nodes, {whose}")
             run = simulated(_quiet_plan(nodes, effort), command)
-            is_target = nodes == 10_000 and whose == OURS_NAME
+            is_target = nodes == MANY and whose == OURS_NAME
             yield from _quiet_figures(run, nodes, whose, watching.cpu_percent, is_target=is_target)
 
 
@@ -105,7 +108,106 @@ def _quiet_plan(nodes: int, effort: Effort) -> FleetPlan:
         nodes=nodes,
         processes=processes_for(nodes, 0),
         # Whole intervals, or a design that asks all at once would be lucky or unlucky.
-        seconds=INTERVAL_S * effort.count(4, 2),
+        seconds=INTERVAL_S * effort.count(4, 2 if nodes < MANY else 4),
+        seed=effort.seed,
+        run=fresh_run(),
+        are_known=True,
+    )
+
+
+def _quiet_figures(
+    run: Run, nodes: int, whose: str, idle_percent: float, *, is_target: bool
+) -> Iterator[Figure]:
+    def limits(*wanted: Limit) -> tuple[Limit, ...]:
+        return wanted if is_target else ()
+
+    name, seen = f"server, {nodes:,} nodes each 15 s", run.seen
+    checks = run.results.checks
+    lost = sum(number for result, number in checks.items() if result != "ok")
+    asked = sum(checks.values())
+    words = f"{100 * lost / asked:.0f} % of the checks failed" if asked and lost > asked / 1000 else ""
+    yield single(
+        f"{name}: CPU", "% of a core", run.cpu_percent, whose=whose, limits=limits(most(10)), words=words
+    )
+    if run.probes:
+        spent_s = seen.cpu_s - idle_percent / 100 * seen.took_s
+        cost_ms = spent_s / run.probes * 1e6
+        yield single(f"{name}: CPU for 1,000 probes", "ms", cost_ms, whose=whose)
+    waited = f"waited {100 * seen.run_delay_s / seen.took_s:.1f} % of the time for a core"
+    yield measured(
+        f"{name}: loop lag", "ms", seen.lags_s, 1e3, whose=whose, limits=limits(p99(20)), words=waited
+    )
+    if run.results.round_s is not None:
+        yield single(f"{name}: a round", "ms", run.results.round_s * 1e3, whose=whose)
+    yield single(f"{name}: memory for each", "KiB", run.kib_per_node, whose=whose)
+    batches = sum(number for statement, number in seen.writes.items() if "sightings" in statement)
+    others = {statement: number for statement, number in seen.writes.items() if "sightings" not in statement}
+    yield single(
+        f"{name}: statements that write, in a quiet hour",
+        "count",
+        sum(others.values()) * 3600 / seen.took_s,
+        whose=whose,
+        limits=limits(most(0)),
+        words=", ".join(f"{number} x {statement}" for statement, number in sorted(others.items())),
+    )
+    if whose == OURS_NAME:
+        yield single(f"{name}: batches of last-seen times, in an hour", "count", batches * 3600 / seen.took_s)
+
+
+def reports(self) -> float:
+        return self.results.reports * self.seen.took_s / self.results.seconds
+
+    @property
+    def kib_per_node(self) -> float:
+        before, after = self.results.server_rss_before_mib, self.results.server_rss_mib
+        assert before is not None
+        assert after is not None
+        return (after - before) * 1024 / self.nodes
+
+
+def simulated(plan: FleetPlan, command: tuple[str, ...], settings: Mapping[str, str] | None = None) -> Run:
+    """Run a simulation against a server of its own."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    instants: list[float] = []
+
+    def tell(moment: Moment) -> None:
+        if moment.phase == "running":
+            instants.append(time.monotonic())
+
+    with tempfile.TemporaryDirectory(prefix="nodenanny-watch-") as folder:
+        path = Path(folder) / "watch"
+        environ = {
+            **settings_for(plan),
+            **(settings or {}),
+            server_watch.VARIABLE: str(path),
+        }
+        with ServerProcess(environ, command) as server:
+            results = asyncio.run(conduct(plan, server, tell=tell, look_every_s=LOOK_EVERY_S))
+        return Run(results, server_watch.between(path, instants[0] - LOOK_EVERY_S, instants[-1]), plan.nodes)
+
+
+def quiet(effort: Effort) -> Iterator[Figure]:
+    """All nodes known and healthy: 1,000, then 10,000; ours and the plain design."""
+    effort.tell("one node")
+    watching = simulated(_quiet_plan(1, effort), OURS)
+    yield single(
+        "server, one node: CPU", "% of a core", watching.cpu_percent, words="most of it for being watched"
+    )
+    for nodes in (1_000, MANY):
+        for whose, command in ((OURS_NAME, OURS), (PLAIN, THEIRS)):
+            effort.tell(f"{nodes} nodes, {whose}")
+            run = simulated(_quiet_plan(nodes, effort), command)
+            is_target = nodes == MANY and whose == OURS_NAME
+            yield from _quiet_figures(run, nodes, whose, watching.cpu_percent, is_target=is_target)
+
+
+def _quiet_plan(nodes: int, effort: Effort) -> FleetPlan:
+    return FleetPlan(
+        nodes=nodes,
+        processes=processes_for(nodes, 0),
+        # Whole intervals, or a design that asks all at once would be lucky or unlucky.
+        seconds=INTERVAL_S * effort.count(4, 2 if nodes < MANY else 4),
         seed=effort.seed,
         run=fresh_run(),
         are_known=True,

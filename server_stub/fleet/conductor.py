@@ -2,8 +2,8 @@
 
     server up ─► processes of the fleet ─► all registered ─► settled ─► `seconds` of load ─► everything ended
 
-Times of the plan count from *settled*: from when the server has judged every node. Every second a `Moment` is
-told. Whatever ends it (an error, Ctrl-C, the end), the processes of the fleet are gone when `conduct` returns.
+Times of the plan count from *settled*: from when the server has judged every node. Every second, by default, a
+`Moment` is told. Whatever ends it (an error, Ctrl-C, the end), the processes of the fleet are gone when `conduct` returns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from server_stub.fleet.plan import FleetPlan
 
-MOMENT_S: Final = 1.0
 SETTLE_TIMEOUT_S: Final = 90.0
 REGISTERS_S: Final = 0.05
 """How long a node may take to register, on average, before the simulation gives up."""
@@ -151,6 +150,7 @@ async def conduct(
     *,
     tell: Callable[[Moment], None] = lambda _: None,
     cue: Callable[[Moment], str | None] = lambda _: None,
+    look_every_s: float = 1.0,
     results: Results | None = None,
 ) -> Results:
     """Run a simulation.
@@ -161,6 +161,7 @@ async def conduct(
         tell: gets each second.
         cue: says after each second of load what is to happen now, beside the plan's own times: `fail`, `return`
             or `end`; None: nothing.
+        look_every_s: how often the server is asked for its metrics, which costs it something.
         results: filled as it goes, so that a simulation that was broken off has what it had.
 
     Raises:
@@ -183,7 +184,7 @@ async def conduct(
         found.url = str(url)
         watch = figures.Watch(http, str(url).rstrip("/"))
         fleet.processes.tell(f"server {url.host} {url.port}")
-        run = _Run(plan, watch, fleet, pid, tell, cue, found)
+        run = _Run(plan, watch, fleet, pid, tell, cue, look_every_s, found)
         asking = asyncio.create_task(watch.keep_asking())
         stack.push_async_callback(_ended, asking)
         await run.register()
@@ -209,6 +210,7 @@ class _Run:
         pid: int | None,
         tell: Callable[[Moment], None],
         cue: Callable[[Moment], str | None],
+        look_every_s: float,
         results: Results,
     ) -> None:
         self._plan = plan
@@ -217,6 +219,7 @@ class _Run:
         self._pid = pid
         self._tell = tell
         self._cue = cue
+        self._look_every_s = look_every_s
         self._results = results
         self._samples: figures.Samples = {}
         self._counted = _Counted()
@@ -301,10 +304,10 @@ class _Run:
         results.rows_written = written[0] - written[1] if after else None
 
     async def _second(
-        self, phase: str, began_at: float, happened: str = "", left_s: float = MOMENT_S
+        self, phase: str, began_at: float, happened: str = "", left_s: float = float("inf")
     ) -> Moment:
-        """Let a second pass, and look at everything."""
-        await asyncio.sleep(min(MOMENT_S, max(0.05, left_s)))
+        """Let a second, or as long as was asked for, pass, and look at everything."""
+        await asyncio.sleep(min(self._look_every_s, max(0.05, left_s)))
         self._fleet.check()
         samples, counted, cpu_s = await self._watch.metrics(), self._fleet.counted(), self._server_cpu_s()
         now = time.monotonic()
