@@ -3,7 +3,8 @@
     server up ─► processes of the fleet ─► all registered ─► settled ─► `seconds` of load ─► everything ended
 
 Times of the plan count from *settled*: from when the server has judged every node. Every second, by default, a
-`Moment` is told. Whatever ends it (an error, Ctrl-C, the end), the processes of the fleet are gone when `conduct` returns.
+`Moment` is told. Whatever ends it (an error, Ctrl-C, the end), the processes of the fleet are gone when
+`conduct` returns.
 """
 
 from __future__ import annotations
