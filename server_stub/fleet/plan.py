@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MOST_NODES: Final = 200_000
 FIRST_ADDRESS: Final = 1 << 16
-SPARE_DESCRIPTORS: Final = 128
+SPARE_DESCRIPTORS: Final = 256
+"""Of a server, for its database and log, and of a process of the fleet; see `server_stub.descriptors`."""
 DESCRIPTORS_OF_A_SHARE: Final = 15_000
 
 
@@ -123,13 +124,14 @@ def check(plan: FleetPlan, descriptor_limit: int) -> None:
             "a server that has just started takes failures for its own until it has listened for a whole "
             "offline time-out: a mass failure needs nodes that registered, not --known"
         )
-    needed = descriptors_of_server(plan)
+    passing = passing_connections(plan)
+    needed = plan.nodes + 2 * plan.connected + passing + SPARE_DESCRIPTORS
     if needed > descriptor_limit:
-        fits = (descriptor_limit - SPARE_DESCRIPTORS - plan.nodes) // 2
+        fits = (descriptor_limit - SPARE_DESCRIPTORS - passing - plan.nodes) // 2
         raise PlanError(
             f"the server needs {needed} descriptors ({plan.nodes} probes + 2 x {plan.connected} connections + "
-            f"{SPARE_DESCRIPTORS}), this machine allows {descriptor_limit}; with {plan.nodes} nodes at most "
-            f"{max(0, fits)} can be connected"
+            f"{passing} that only register + {SPARE_DESCRIPTORS}), this machine allows {descriptor_limit}; with "
+            f"{plan.nodes} nodes at most {max(0, fits)} can be connected"
         )
     mine = -(-(2 * plan.nodes + 2 * plan.connected) // plan.processes) + SPARE_DESCRIPTORS
     if mine > descriptor_limit:
@@ -139,9 +141,10 @@ def check(plan: FleetPlan, descriptor_limit: int) -> None:
         )
 
 
-def descriptors_of_server(plan: FleetPlan) -> int:
-    """Give what a server needs that keeps a connection to each node, and two from each connected one."""
-    return plan.nodes + 2 * plan.connected + SPARE_DESCRIPTORS
+def passing_connections(plan: FleetPlan) -> int:
+    """Give how many connections may stand at a time beside those that stay: of nodes that register."""
+    returning = plan.failure.count if plan.failure is not None else 0
+    return max(4 * plan.dials_at_a_time * plan.processes, returning)
 
 
 def processes_for(nodes: int, connected: int) -> int:

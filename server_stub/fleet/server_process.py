@@ -7,6 +7,7 @@ goes before. It ends with whoever started it, in order if it can. prctl(2) PR_SE
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from server_stub.descriptors import places_for_nodes
 from server_stub.fleet.processes import end_with_us
 from server_stub.store.engine import sqlite_url
 
@@ -42,7 +44,9 @@ def settings_for(plan: FleetPlan) -> dict[str, str]:
     earnest. Where a plan has such nodes, silence is told so late that only probes speak: they then show what a
     probe finds, and never NOT_READY. A plan whose nodes are all connected runs with the defaults.
     """
-    settings = {"SERVER_LOG_LEVEL": "warning", "SERVER_CONNECTIONS_LIMIT": str(2 * plan.nodes + 1000)}
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = min(2 * plan.nodes + 1000, max(1, places_for_nodes(hard, plan.nodes)))
+    settings = {"SERVER_LOG_LEVEL": "warning", "SERVER_CONNECTIONS_LIMIT": str(connections)}
     if plan.nodes > 50_000:
         settings["SERVER_NODES_LIMIT"] = str(plan.nodes)
     if plan.connected < plan.nodes:

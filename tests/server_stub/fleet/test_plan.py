@@ -86,7 +86,7 @@ def test_a_plan_travels_as_json() -> None:
         (
             FleetPlan(nodes=10_000, connected=5_000, processes=2),
             20_000,
-            r"needs 20128 descriptors \(10000 probes \+ 2 x 5000 connections \+ 128\).* at most 4936 can",
+            r"needs 20512 descriptors \(10000 probes \+ 2 x 5000 connections \+ 256 that .* at most 4744 can",
         ),
         (FleetPlan(nodes=15_000), 20_000, "--processes 2"),
         (FleetPlan(nodes=10, are_known=True, failure=MassFailure(1.0, 1)), 20_000, "not --known"),
