@@ -20,9 +20,10 @@ from benchmarks.figures import Effort, Figure, measured, most
 from server_stub.core.node_facts import Word
 from server_stub.fleet import known_nodes
 from server_stub.fleet.plan import FleetPlan
-from server_stub.store import nodes
+from server_stub.store import nodes, sightings
 from server_stub.store.engine import Database, sqlite_url
 from server_stub.store.nodes import StateChange
+from server_stub.store.sightings import Sighting
 from server_stub.store.tables import NodeRow
 from tests.support import postgres
 
@@ -51,18 +52,22 @@ def measure(effort: Effort) -> Iterator[Figure]:
 
 def _on(database: str, url: str, effort: Effort) -> Iterator[Figure]:
     effort.tell(database)
-    ours, plain, reading = uvloop.run(_times(url, effort.count(15, 5), effort.count(3, 1)))
+    ours, plain, reading, seen = uvloop.run(_times(url, effort.count(15, 5), effort.count(3, 1)))
     line = f"{FLIPPED:,} of {NODES:,} nodes flip in one round, {database}"
     yield measured(line, "ms", ours, 1e3, limits=(most(200),), words="none lost")
     yield measured(line, "ms", plain, 1e3, whose="plain design", words="one transaction a node")
     yield measured(f"reading {NODES:,} nodes, {database}", "ms", reading, 1e3)
+    yield measured(f"last-seen times of {NODES:,} nodes in one batch, {database}", "ms", seen, 1e3)
 
 
-async def _times(url: str, rounds: int, plain_rounds: int) -> tuple[list[float], list[float], list[float]]:
+async def _times(url: str, rounds: int, plain_rounds: int) -> tuple[list[float], ...]:
     await known_nodes.write(url, FleetPlan(nodes=NODES, are_known=True), PORTS)
     database = await Database.open(url)
     try:
-        ours, plain, reading = [], [], []
+        ours: list[float] = []
+        plain: list[float] = []
+        reading: list[float] = []
+        seen: list[float] = []
         for number in range(rounds):
             began_at = time.perf_counter()
             async with database.reading() as session:
@@ -74,6 +79,13 @@ async def _times(url: str, rounds: int, plain_rounds: int) -> tuple[list[float],
                 won = await nodes.store_verdicts(session, changes, time.time())
             ours.append(time.perf_counter() - began_at)
             assert len(won) == FLIPPED, f"{FLIPPED - len(won)} updates were lost"
+            began_at = time.perf_counter()
+            wall_at = time.time()
+            async with database.writing() as session:
+                await sightings.store(
+                    session, [Sighting(one.id, wall_at, wall_at, wall_at) for one in records]
+                )
+            seen.append(time.perf_counter() - began_at)
             await asyncio.sleep(0.05)
         for number in range(plain_rounds):
             began_at = time.perf_counter()
@@ -82,7 +94,7 @@ async def _times(url: str, rounds: int, plain_rounds: int) -> tuple[list[float],
                     row = await session.get_one(NodeRow, record.id)
                     row.state, row.state_message = _word(number), f"flipped {number}"
             plain.append(time.perf_counter() - began_at)
-        return ours, plain, reading
+        return ours, plain, reading, seen
     finally:
         await database.close()
 
