@@ -181,6 +181,10 @@ class Brakes:
             self._metrics.count("demotions_withheld_total")
         return True
 
+    def is_withheld(self, node_id: str) -> bool:
+        """Tell whether this node's row says better of it than the server sees."""
+        return node_id in self._withheld
+
     def filter(self, judged: Sequence[tuple[str, Stored, Verdict, T]]) -> list[T]:
         """Give what may be stored of a batch: all of it is counted before any of it passes.
 

@@ -80,6 +80,7 @@ _NODE_LINE: Final[Mapping[str, Schema]] = {
     "reachability": TEXT,
     "health": TEXT,
     "unreachable": FLAG,
+    "withheld": nullable(one_of(Word)),
     "maintenance": nullable(ref("Maintenance")),
     "clock_skew_s": nullable(SECONDS),
     "reasons": list_of(ref("Reason")),

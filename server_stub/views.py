@@ -29,7 +29,15 @@ class Views:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def node(self, record: NodeRecord, arrivals: Arrivals, verdict: Verdict, revision: int) -> Json:
+    def node(
+        self,
+        record: NodeRecord,
+        arrivals: Arrivals,
+        verdict: Verdict,
+        revision: int,
+        *,
+        is_withheld: bool = False,
+    ) -> Json:
         """Give a node's line in the list: what one looks at first."""
         nanny, worker = arrivals.nanny_report, arrivals.worker_report
         telemetry = worker.telemetry if worker is not None else {}
@@ -45,6 +53,7 @@ class Views:
             "reachability": verdict.reachability,
             "health": verdict.health,
             "unreachable": record.unreachable,
+            "withheld": verdict.word if is_withheld else None,
             "maintenance": _maintenance(record),
             "clock_skew_s": self._clock_skew_s(arrivals),
             "reasons": [self._reason(reason) for reason in verdict.reasons],
@@ -61,11 +70,19 @@ class Views:
             },
         }
 
-    def page(self, record: NodeRecord, arrivals: Arrivals, verdict: Verdict, revision: int) -> Json:
+    def page(
+        self,
+        record: NodeRecord,
+        arrivals: Arrivals,
+        verdict: Verdict,
+        revision: int,
+        *,
+        is_withheld: bool = False,
+    ) -> Json:
         """Give all that is known of a node."""
         worker = arrivals.worker_report
         return {
-            **self.node(record, arrivals, verdict, revision),
+            **self.node(record, arrivals, verdict, revision, is_withheld=is_withheld),
             "machine_id": record.machine_id,
             "first_seen": iso(record.first_seen_wall_at),
             "registered": None if record.registered_wall_at is None else iso(record.registered_wall_at),

@@ -114,13 +114,21 @@ class NodeRoutes(Routes):
         return web.json_response(services.views.explanation(record, arrivals, why))
 
     def _steps_of_others(self, node_id: str, arrivals: Arrivals, now: float) -> list[Step]:
-        """Give what the nanny and the repair policy do next by themselves."""
+        """Give what the nanny, the brake and the repair policy do next by themselves."""
         steps = []
         report, nanny, link = arrivals.nanny_report, arrivals.nanny, arrivals.link
         if report is not None and nanny is not None and report.next_step and link is not None:
             in_s = report.next_step_in_s
             why = "as its nanny said" if link.is_open else "as its nanny said before its link broke"
             steps.append(Step(f"nanny: {report.next_step}", why, None if in_s is None else nanny.at + in_s))
+        if self.services.brakes.is_withheld(node_id):
+            steps.append(
+                Step(
+                    "demotion: none while the brake is on",
+                    "so many nodes went out of reach at once that the server suspects itself; `brake lift` "
+                    "says that it is right",
+                )
+            )
         repair = self.services.repairs.next_step(node_id)
         if repair is not None:
             at = None if repair.at is None else max(now, repair.at)
@@ -130,9 +138,11 @@ class NodeRoutes(Routes):
     def _line(self, record: NodeRecord) -> dict[str, Any]:
         services = self.services
         verdict, arrivals = services.syncer.judge(record), services.arrivals.of(record.id)
-        return services.views.node(record, arrivals, verdict, services.changes.revision(record.id))
+        revision, is_withheld = services.changes.revision(record.id), services.brakes.is_withheld(record.id)
+        return services.views.node(record, arrivals, verdict, revision, is_withheld=is_withheld)
 
     def _page(self, record: NodeRecord, revision: int) -> dict[str, Any]:
         services = self.services
         verdict, arrivals = services.syncer.judge(record), services.arrivals.of(record.id)
-        return services.views.page(record, arrivals, verdict, revision)
+        is_withheld = services.brakes.is_withheld(record.id)
+        return services.views.page(record, arrivals, verdict, revision, is_withheld=is_withheld)

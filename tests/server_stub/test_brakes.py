@@ -263,10 +263,14 @@ async def test_a_firewall_before_every_healthy_node_restarts_none(serve: Serve, 
             await brake_is(server, on=True)
             await all_checked(server)
             async with client_of(server) as client:
-                page = await client.get(f"/v1/nodes/{fleet.names[0]}")
+                listed = (await client.get("/v1/nodes"))["nodes"]
+                kept = [node for node in listed if node["state"] == "READY"]
+                why = await client.get(f"/v1/nodes/{kept[0]['id']}/explain")
 
-            assert await count_in(server, *GONE) < TRIPS_AT
-            assert [reason["code"] for reason in page["reasons"]] == ["ProbePathBlocked"]
+            assert len(kept) > NODES - TRIPS_AT
+            assert {node["withheld"] for node in kept} == {"UNREACHABLE"}
+            assert {reason["code"] for node in listed for reason in node["reasons"]} == {"ProbePathBlocked"}
+            assert "demotion: none while the brake is on" in [step["what"] for step in why["next_steps"]]
             assert await commands_in(server) == []
             assert await events_of(server, "repair.") == []
             await fleet.hang_up()
