@@ -19,6 +19,7 @@ from server_stub.cloud_events import cloud_event
 from server_stub.sink_errors import EventsRefused
 from server_stub.store import events
 from server_stub.store.events import Query
+from server_stub.store.task_guard import outside_transactions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,7 +41,6 @@ REFUSALS_LIMIT: Final = 3
 """So often a single event is offered before it is dropped."""
 LOOK_S: Final = 15.0
 """The log is read at least so often: another process may have written to it."""
-UNKNOWN: Final = -1
 PASSED_OVER_LIMIT: Final = 1000
 """A cursor that moves over events which the sink doesn't want is written after so many, not for each."""
 
@@ -66,24 +66,26 @@ class SinkCourier:
         self._metrics = metrics
         self._deadline_s = deadline_s
         self._backoff = backoff
-        self._cursor = UNKNOWN
-        self._stored_cursor = UNKNOWN
+        self._cursor = 0
+        self._stored_cursor = 0
         self._batch = BATCH
         self._failures = 0
+
+    async def begin(self) -> None:
+        """Read how far the sink has come; a new one begins behind what there is now."""
+
+        async def change(session: AsyncSession) -> int:
+            return await events.sink_cursor(session, self._sink.name)
+
+        self._cursor = self._stored_cursor = await self._database.write(change)
 
     async def run(self) -> None:
         """Deliver what there is and what comes, until cancelled."""
         try:
             while True:
-                await self._persistently(self._begin if self._cursor == UNKNOWN else self._deliver_next)
+                await self._persistently(self._deliver_next)
         finally:
             await self._sink.close()
-
-    async def _begin(self) -> None:
-        async def change(session: AsyncSession) -> int:
-            return await events.sink_cursor(session, self._sink.name)
-
-        self._cursor = self._stored_cursor = await self._database.write(change)
 
     async def _deliver_next(self) -> None:
         """Deliver one batch, or wait for the log to grow.
@@ -130,6 +132,7 @@ class SinkCourier:
         await asyncio.sleep(LOOK_S)
 
     async def _deliver(self, wanted: list[LoggedEvent]) -> None:
+        outside_transactions("a delivery to a sink")
         async with asyncio.timeout(self._deadline_s):
             await self._sink.deliver([cloud_event(event) for event in wanted])
         self._metrics.count("sink_events_total", len(wanted), outcome="delivered", sink=self._sink.name)
