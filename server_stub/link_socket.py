@@ -14,6 +14,7 @@ from aiohttp import ClientConnectionError, WSCloseCode, WSMsgType, web
 
 from nanny.protocol.session_events import BacklogFull
 from server_stub import fault_point
+from server_stub.store.task_guard import outside_transactions
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -85,6 +86,7 @@ class LinkSocket:
 
         Nothing is lost by that: what matters is told again in the node's next session.
         """
+        outside_transactions("a message to a node")  # what it tells of could still be undone
         if not self._has_session:
             return False
         try:

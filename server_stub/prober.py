@@ -29,6 +29,7 @@ from server_stub.core.node_facts import ProbeClass, ProbeFact
 from server_stub.deadlines import Deadlines
 from server_stub.name_lookup import NameLookup, literal
 from server_stub.probe_sockets import Phase, ProbeSockets
+from server_stub.store.task_guard import outside_transactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,7 @@ class Prober:
 
         Nothing raises here; `ended` must not, either. A check that is cancelled calls nobody.
         """
+        outside_transactions("a probe")
         return Check(self, node_id, host, port, ended)
 
     async def check(self, node_id: str, host: str, port: int) -> ProbeFact:

@@ -49,7 +49,7 @@ async def test_a_registration_alone_does_not_make_a_node_ready(
 
 
 async def test_a_registered_node_is_ready_after_its_first_good_probe_which_comes_at_once(
-    serve: Serve, peers: Peers, healthz: Healthz
+    serve: Serve, healthz: Healthz
 ) -> None:
     async with (
         serve(probe_interval_s=30.0, offline_timeout_s=100.0) as server,

@@ -1,8 +1,8 @@
 """How Alembic reaches the database: by the connection that `store.schema` hands over, in its transaction.
 
-There is no ini file. For a new revision, from the repository's root:
-`python -m server_stub.store.migrations NAME` writes the draft of one from what tables.py has and the newest
-revision has not.
+There is no ini file and no command line: servers upgrade at their start. A revision is written by hand, and
+tests/server_stub/store/test_migrations.py prints what tables.py has that the revisions have not.
+https://alembic.sqlalchemy.org/en/latest/api/runtime.html
 """
 
 from __future__ import annotations

@@ -186,3 +186,91 @@ async def test_a_writer_cancelled_at_any_await_is_cancelled_and_never_told_that_
     async with database.writing() as session:
         events.append(session, 2.0, "a", None)
     assert database.failures_total == 0
+
+
+async def test_events_are_numbered_in_the_order_of_their_commits(
+    database: Database, database_url: str
+) -> None:
+    """Else a reader that asks for "all after seq" would step over what an earlier number commits later."""
+    other = await Database.open(database_url)
+    first_wrote, first_may_end = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with database.writing() as session:
+            events.append(session, 1.0, "first", None)
+            await session.flush()
+            first_wrote.set()
+            await first_may_end.wait()
+
+    async def second() -> None:
+        async with other.writing() as session:
+            events.append(session, 2.0, "second", None)
+
+    async def seen_after(seq: int) -> list[tuple[int, str]]:
+        async with database.reading() as session:
+            query = select(EventRow.seq, EventRow.type).where(EventRow.seq > seq).order_by(EventRow.seq)
+            return [(row.seq, row.type) for row in await session.execute(query)]
+
+    slow = asyncio.create_task(first())
+    await first_wrote.wait()
+    fast = asyncio.create_task(second())
+    done, _ = await asyncio.wait({fast}, timeout=0.3)
+    assert not done  # it has to wait for its turn
+    assert await seen_after(0) == []
+    first_may_end.set()
+    await asyncio.gather(slow, fast)
+
+    assert [type_ for _, type_ in await seen_after(0)] == ["first", "second"]
+    await other.close()
+
+
+async def test_a_reader_with_a_cursor_misses_nothing_of_what_two_servers_write(
+    database: Database, database_url: str
+) -> None:
+    other = await Database.open(database_url)
+    cursor, seen = 0, []
+
+    async def write(to: Database, name: str) -> None:
+        for number in range(30):
+            async with to.writing() as session:
+                events.append(session, 1.0, f"{name}{number}", None)
+                await session.flush()
+                await asyncio.sleep(0)
+                if number % 5 == 4:
+                    await session.rollback()  # leaves a hole in PostgreSQL's numbers
+
+    async def read() -> None:
+        nonlocal cursor
+        async with database.reading() as session:
+            query = select(EventRow.seq, EventRow.type).where(EventRow.seq > cursor).order_by(EventRow.seq)
+            for row in await session.execute(query):
+                seen.append(row.type)
+                cursor = row.seq
+
+    writers = [
+        asyncio.create_task(write(to, name)) for to, name in ((database, "a"), (other, "b"), (other, "c"))
+    ]
+    while not all(writer.done() for writer in writers):
+        await read()
+    await asyncio.gather(*writers)
+    await read()
+
+    async with database.reading() as session:
+        all_types = list(await session.scalars(select(EventRow.type).order_by(EventRow.seq)))
+    assert seen == all_types
+    assert len(seen) == 3 * 24
+    await other.close()
+
+
+async def test_a_reading_session_sees_one_state(database: Database) -> None:
+    async with database.reading() as session:
+        before = await session.scalar(select(func.count()).select_from(EventRow))
+
+        async def write() -> None:
+            async with database.writing() as writer:
+                events.append(writer, 1.0, "a", None)
+
+        await asyncio.create_task(write())
+        assert await session.scalar(select(func.count()).select_from(EventRow)) == before
+
+    assert await number_of_events(database) == 1
