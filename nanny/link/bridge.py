@@ -258,10 +258,15 @@ class Bridge:
         if order.kind == UPLOAD_EVIDENCE and self.uploads is not None:
             self._of_uploads.add(order.command_id)
             self.uploads.take(order, self.status, self._send_outcome)
-        elif self.orders.put(order, _boottime()):
+        else:
+            self.orders.put(order, _boottime())
             self._has_orders.set()
-        elif self.server is not None:
-            self.server.start_over("overloaded", f"{len(self.orders)} orders wait for the nanny already")
+            self._read_while_there_is_room()
+
+    def _read_while_there_is_room(self) -> None:
+        """More orders than may be held wait at the server: nothing has to be said twice."""
+        if self.server is not None:
+            self.server.read_on(wanted=not self.orders.is_full)
 
     # What runs
 
@@ -283,6 +288,7 @@ class Bridge:
             if is_answered:
                 retry_s = _RETRY_FIRST_S
                 self.orders.remove(held.order.command_id)
+                self._read_while_there_is_room()
             elif self.nanny.connected.is_set():
                 self._counters.deferrals_total += 1
                 self.orders.put_off(held.order.command_id, _boottime())

@@ -104,6 +104,8 @@ class ServerConnection:
         self._session = self._fresh_session()
         self._wants_fresh_session = False
         self._woken = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._steady_at = float("inf")
 
     def send(self, message: LinkMessage) -> None:
@@ -125,6 +127,13 @@ class ServerConnection:
         self._session.close(code, reason)
         self._wants_fresh_session = True
         self._woken.set()
+
+    def read_on(self, *, wanted: bool) -> None:
+        """Leave with the server what it sends from now on, or take it again; a handshake is read in any case."""
+        if wanted:
+            self._may_read.set()
+        else:
+            self._may_read.clear()
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -255,7 +264,7 @@ class ServerConnection:
             if deadline is None:
                 await asyncio.Event().wait()  # our last word is out: the writer ends the connection
             assert deadline is not None
-            frame = await self._receive(webs, deadline)
+            frame = await self._receive(webs, deadline) if await self._is_to_read(deadline) else None
             if isinstance(frame, Ended):
                 return frame
             happened = (
@@ -268,6 +277,15 @@ class ServerConnection:
                 if ended is not None:
                     return ended
             self._woken.set()
+
+    async def _is_to_read(self, deadline: float) -> bool:
+        """Wait until more may be read, False if that is not before the deadline."""
+        if self._session.state is State.OPEN:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._may_read.wait()
+            return self._may_read.is_set()
+        return True
 
     async def _receive(self, webs: aiohttp.ClientWebSocketResponse, deadline: float) -> bytes | Ended | None:
         """Give a frame, None at the deadline, or how the connection ended."""
@@ -316,6 +334,8 @@ class ServerConnection:
                 return Ended("refused", f"{code}: {reason}", retry_after_s)
             case PeerClosed(code=code, reason=reason, retry_after_s=retry_after_s):
                 return Ended("closed", f"{code}: {reason}", retry_after_s)
+            case SessionFailed(reason=reason) if is_silence and not self._may_read.is_set():
+                return Ended("overloaded", f"{reason}, since we read no further")
             case SessionFailed(reason=reason) if is_silence:
                 return Ended("silent", reason)
             case SessionFailed(reason=reason):

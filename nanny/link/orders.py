@@ -1,10 +1,9 @@
 """Orders on their way from the server to the nanny: in their order, each id once, their time running.
 
 An order stays until the nanny has taken or refused it; whether it has expired is the nanny's to say, since only its
-ledger knows what became of an id. So nothing is ever dropped here. When there are too many, the caller begins a new
-session, in which the server sends again what no nanny confirmed. An order whose time is over and that the nanny puts
-off lets the others pass: it will have no effect any more. Pure; instants are CLOCK_BOOTTIME seconds, because a time
-to live runs on while the machine sleeps.
+ledger knows what became of an id. So nothing is ever dropped here: when there is no room, the caller reads no
+further. An order whose time is over and that the nanny puts off lets the others pass: it will have no effect any
+more. Pure; instants are CLOCK_BOOTTIME seconds, because a time to live runs on while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -56,14 +55,15 @@ class HeldOrders:
     def __len__(self) -> int:
         return len(self._held)
 
-    def put(self, order: CommandOrder, now: float) -> bool:
-        """Take an order in; one that is held already stays where it is. False: there is no room."""
-        if order.command_id in self._held:
-            return True
-        if len(self._held) >= self._limit:
-            return False
-        self._held[order.command_id] = HeldOrder(order, now + order.time_to_live_s)
-        return True
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another one."""
+        return len(self._held) >= self._limit
+
+    def put(self, order: CommandOrder, now: float) -> None:
+        """Take an order in; one that is held already stays where it is."""
+        assert not self.is_full or order.command_id in self._held, "read on though there was no room"
+        self._held.setdefault(order.command_id, HeldOrder(order, now + order.time_to_live_s))
 
     def first(self) -> HeldOrder | None:
         """The order that is next."""

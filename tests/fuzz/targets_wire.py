@@ -144,7 +144,7 @@ def _link_order(scratch: Scratch) -> Run:
             return
         assert isinstance(order, CommandOrder)
         orders = HeldOrders()
-        assert orders.put(order, 5.0)
+        orders.put(order, 5.0)
         held = orders.first()
         assert held is not None
         request = json.loads(json.dumps(held.request(5.5)))

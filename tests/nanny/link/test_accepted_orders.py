@@ -37,7 +37,7 @@ async def test_an_order_is_accepted_at_the_server_once_a_disk_has_it(
     log = LogLines(lambda _line: None, "link", lambda: 0.0)
     bridge = Bridge(LinkConfig(), "machine", "1", Counters(), log)
     bridge.nanny = cast("Any", SimpleNamespace(request=request, connected=is_connected))
-    bridge.server = cast("Any", SimpleNamespace(send=sent.append, is_open=True))
+    bridge.server = cast("Any", SimpleNamespace(send=sent.append, read_on=lambda **_: None))
     taken = order("collect-evidence")
     bridge.server_said(taken)
     carrying = asyncio.create_task(bridge._carry_orders())

@@ -242,6 +242,26 @@ async def test_messages_flow_both_ways_and_pings_are_answered() -> None:
         assert link.counters.disconnects == {}
 
 
+async def test_what_is_not_read_waits_at_the_server_and_a_long_wait_is_not_its_silence() -> None:
+    sent = order("restart")
+
+    async def serve(webs: web.WebSocketResponse, _: web.Request) -> None:
+        session = await welcome(webs)
+        session.send(sent)
+        for frame in session.frames_to_send():
+            await webs.send_bytes(frame)
+        while not webs.closed:
+            await webs.receive()
+
+    async with asyncio.timeout(PATIENCE_S), server(serve) as url, linked(url) as link:
+        link.connection.read_on(wanted=False)
+        assert await link.established.get() is False
+        await link.disconnected("overloaded", times=2)
+        assert link.messages.empty()
+        link.connection.read_on(wanted=True)
+        assert await link.messages.get() == sent
+
+
 async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks() -> None:
     loop, dialled_at = asyncio.get_running_loop(), list[float]()
 

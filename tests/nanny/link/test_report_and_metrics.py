@@ -139,10 +139,11 @@ def test_orders_keep_their_order_and_each_id_its_place() -> None:
     orders = HeldOrders(limit=2)
     first, second = order("stop", time_to_live_s=10.0), order("start")
 
-    assert orders.put(first, 0.0)
-    assert orders.put(second, 0.0)
-    assert orders.put(first, 5.0), "held already, so there is room for it"
-    assert not orders.put(order("drain"), 5.0)
+    is_full: list[bool] = []
+    for one in (first, second, first):  # held already, so there is room for it
+        orders.put(one, 5.0 * len(is_full) / 2)
+        is_full.append(orders.is_full)
+    assert (is_full, len(orders)) == ([False, True, True], 2)
 
     held = orders.first()
     assert held is not None
