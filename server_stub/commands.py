@@ -17,22 +17,21 @@ import asyncio
 import heapq
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from nanny.common.identifiers import uuid7
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.messages import CommandOrder, OutcomeAcknowledged, Role
 from server_stub import fault_point
 from server_stub.changes import EVENTS
-from server_stub.core.command_lifecycle import CommandState, IllegalTransition, is_finished, may_expire_unsent
+from server_stub.core.command_lifecycle import CommandState, is_finished, may_expire_unsent
 from server_stub.group_commit import GroupCommit
 from server_stub.store import commands as store
-from server_stub.store.commands import CommandRecord, Moved
+from server_stub.store.commands import CommandRecord, Moved, News
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncSession
     from structlog.typing import FilteringBoundLogger
 
     from nanny.protocol.messages import CommandAccepted, CommandOutcome, Scalar
@@ -72,7 +71,7 @@ class Commands:
         self._clock = clock
         self._log = log
         self._metrics = metrics
-        self._group = GroupCommit(database)
+        self._group = GroupCommit(database, store.take_news)
         self._open: dict[str, dict[str, float]] = {}
         """Node id to (command id to monotonic expiry), of those that no nanny has confirmed."""
         self._unsent: set[str] = set()
@@ -401,7 +400,7 @@ class Commands:
     async def accepted(self, node_id: str, message: CommandAccepted) -> None:
         """The nanny has the command in its ledger."""
         fault_point.reach("accepting")
-        await self._ended_or_accepted(node_id, message.command_id, CommandState.ACCEPTED)
+        await self._take_news(News(message.command_id, node_id, CommandState.ACCEPTED, self._clock.wall()))
         fault_point.reach("accepted")
 
     async def ended(self, node_id: str, message: CommandOutcome) -> OutcomeAcknowledged:
@@ -409,53 +408,30 @@ class Commands:
         after = CommandState(message.outcome.value)
         incarnation = None if message.incarnation is None else str(message.incarnation)
         fault_point.reach("ending")
-        await self._ended_or_accepted(
-            node_id, message.command_id, after, detail=message.detail, incarnation=incarnation
+        await self._take_news(
+            News(message.command_id, node_id, after, self._clock.wall(), message.detail, incarnation)
         )
         fault_point.reach("ended")
         return OutcomeAcknowledged(message.command_id)
 
-    async def _ended_or_accepted(
-        self,
-        node_id: str,
-        command_id: str,
-        after: CommandState,
-        *,
-        detail: str = "",
-        incarnation: str | None = None,
-    ) -> None:
-        try:
-            moved = await self._move(command_id, node_id, after, detail=detail, incarnation=incarnation)
-        except IllegalTransition:
-            # Its sending was forgotten (a restored database, say), and the nanny's word proves it.
-            await self._move(command_id, node_id, CommandState.SENT)
-            moved = await self._move(command_id, node_id, after, detail=detail, incarnation=incarnation)
-        if moved is Moved.CONTRADICTION:
-            self._metrics.count("command_contradictions_total")
-            self._log.error("second, other outcome", command=command_id, node=node_id, outcome=after)
-        elif moved is Moved.NO_SUCH_COMMAND:
-            self._log.warning("news of an unknown command", command=command_id, node=node_id, state=after)
-
-    async def _move(
-        self,
-        command_id: str,
-        node_id: str,
-        after: CommandState,
-        *,
-        detail: str = "",
-        incarnation: str | None = None,
-    ) -> Moved:
-        wall_now = self._clock.wall()
-
-        async def change(session: AsyncSession) -> Moved:
-            return await store.move(
-                session, command_id, node_id, after, wall_now, detail=detail, incarnation=incarnation
-            )
-
-        moved = await self._group.write(change)
-        if moved is Moved.YES:
-            self._moved(command_id, node_id, after, detail)
-        return moved
+    async def _take_news(self, news: News) -> None:
+        moved = await self._group.put(news)
+        match moved:
+            case Moved.YES:
+                self._moved(news.command_id, news.node_id, news.after, news.detail)
+            case Moved.OLD_NEWS:
+                pass
+            case Moved.CONTRADICTION:
+                self._metrics.count("command_contradictions_total")
+                self._log.error(
+                    "second, other outcome", command=news.command_id, node=news.node_id, outcome=news.after
+                )
+            case Moved.NO_SUCH_COMMAND:
+                self._log.warning(
+                    "news of an unknown command", command=news.command_id, node=news.node_id, state=news.after
+                )
+            case _:
+                assert_never(moved)
 
     async def _move_queued(
         self, node_by_command: dict[str, str], after: CommandState, detail: str = ""

@@ -1,45 +1,50 @@
-"""Many small changes in one transaction: what comes while a commit is under way is committed with the next one.
+"""Many small pieces of news in one transaction: what comes while a commit is under way goes with the next one.
 
-A commit costs a disk's sync, whatever is in it. So a fleet whose outcomes come in at once costs a few of them
-and not one for each. Each caller waits for the commit that holds its change, and gets that change's result or
-its error: if a group fails, each change of it is run again alone. Changes must bear to be run again, as those
-of `Database.write` must. Knows nothing of what is changed.
+A commit costs a disk's sync, whatever is in it, and a statement much the same for one row as for many. So a
+fleet whose outcomes come in at once costs a few of each and not some for every node. Each caller waits for
+the commit that holds its news, and gets its result or its error: if a group fails, each of it is stored again
+alone. Storing must bear to be run again, as a change of `Database.write` must. Knows nothing of what is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from server_stub.store.engine import Database
 
+N = TypeVar("N")
 T = TypeVar("T")
 
-MOST: Final = 200
-"""Changes in one transaction: other writers wait for so many at most."""
+MOST: Final = 500
+"""In one transaction: other writers wait for so many at most."""
 
 
-class GroupCommit:
-    """One queue of changes to one database."""
+class GroupCommit(Generic[N, T]):
+    """One queue of news to one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, store: Callable[[AsyncSession, Sequence[N]], Awaitable[Sequence[T]]]
+    ) -> None:
+        """Take what stores a sequence of news, and gives a result for each."""
         self._database = database
-        self._waiting: list[tuple[Callable[[AsyncSession], Awaitable[Any]], asyncio.Future[Any]]] = []
+        self._store = store
+        self._waiting: list[tuple[N, asyncio.Future[T]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def write(self, change: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run `change` in a transaction, with others that wait for one; gives its result once it is committed.
+    async def put(self, news: N) -> T:
+        """Store this, with what else waits; gives its result once that is committed.
 
         Raises:
-            Exception: what the change, or the database, raised.
+            Exception: what storing it, or the database, raised.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, future))
+        self._waiting.append((news, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._commit_all(), name="group commit")
         return await future
@@ -52,28 +57,24 @@ class GroupCommit:
     async def _commit_all(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            if len(group) == 1 or not await self._committed_together(group):
-                for change, future in group:
-                    await self._commit_alone(change, future)
+            if len(group) == 1 or not await self._is_committed(group):
+                for one in group:
+                    await self._commit_alone(*one)
 
-    async def _committed_together(
-        self, group: list[tuple[Callable[[AsyncSession], Awaitable[Any]], asyncio.Future[Any]]]
-    ) -> bool:
+    async def _is_committed(self, group: Sequence[tuple[N, asyncio.Future[T]]]) -> bool:
+        told = [news for news, _ in group]
         try:
-            async with self._database.writing() as session:
-                results = [await change(session) for change, _ in group]
+            results = await self._database.write(lambda session: self._store(session, told))
         except Exception:
-            return False
+            return False  # whose it is, each alone will tell
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
         return True
 
-    async def _commit_alone(
-        self, change: Callable[[AsyncSession], Awaitable[Any]], future: asyncio.Future[Any]
-    ) -> None:
+    async def _commit_alone(self, news: N, future: asyncio.Future[T]) -> None:
         try:
-            result = await self._database.write(change)
+            [result] = await self._database.write(lambda session: self._store(session, [news]))
         except Exception as error:
             if not future.done():
                 future.set_exception(error)

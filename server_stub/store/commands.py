@@ -7,11 +7,11 @@ Knows no connections and no monotonic time.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, bindparam, insert, select, update
 
 from server_stub import events
 from server_stub.core.command_lifecycle import CommandState, absorbs, advance, is_finished, may_be_withdrawn
@@ -112,7 +112,15 @@ async def submit(session: AsyncSession, new: Sequence[CommandRecord]) -> tuple[l
                 return [first], False
             query = select(*_COLUMNS).where(CommandRow.batch_id == first.batch_id).order_by(CommandRow.id)
             return [CommandRecord(*row) for row in await session.execute(query)], False
-    await session.execute(insert(CommandRow), [{**asdict(record), "version_id": 1} for record in new])
+    for start in range(0, len(new), CHUNK):
+        await _insert(session, new[start : start + CHUNK])
+    return list(new), True
+
+
+async def _insert(session: AsyncSession, new: Sequence[CommandRecord]) -> None:
+    names = CommandRecord.__slots__
+    rows = [{"version_id": 1, **{name: getattr(record, name) for name in names}} for record in new]
+    await session.execute(insert(CommandRow), rows)
     told = [
         {
             "wall_at": record.created_wall_at,
@@ -128,7 +136,6 @@ async def submit(session: AsyncSession, new: Sequence[CommandRecord]) -> tuple[l
         for record in new
     ]
     await events.append_many(session, told)
-    return list(new), True
 
 
 async def find(session: AsyncSession, command_id: str) -> CommandRecord | None:
@@ -215,41 +222,82 @@ async def withdraw(
     return await find(session, command_id), bool(moved)
 
 
-async def move(
-    session: AsyncSession,
-    command_id: str,
-    node_id: str,
-    after: CommandState,
-    wall_at: float,
-    *,
-    detail: str = "",
-    incarnation: str | None = None,
-) -> Moved:
-    """Bring a command to a new state.
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a node has told of a command."""
 
-    Raises:
-        IllegalTransition: the table of legal changes doesn't have this one.
+    command_id: str
+    node_id: str
+    after: CommandState
+    wall_at: float
+    detail: str = ""
+    incarnation: str | None = None
+
+
+async def take_news(session: AsyncSession, news: Sequence[News]) -> list[Moved]:
+    """Bring commands to the states that their nodes tell of, in this order; gives what came of each.
+
+    A command that is still `queued` here was sent all the same, or its node would know nothing of it: as after
+    a database that was restored from before the sending.
     """
-    row = await session.get(CommandRow, command_id)
-    if row is None or row.node_id != node_id:
-        return Moved.NO_SUCH_COMMAND
-    before = CommandState(row.state)
-    if absorbs(before, after):
-        return Moved.OLD_NEWS
-    if is_finished(before):
-        return Moved.CONTRADICTION
-    row.state = advance(before, after)
-    match after:
-        case CommandState.SENT:
-            row.sent_wall_at = wall_at
-        case CommandState.ACCEPTED:
-            row.accepted_wall_at = wall_at
-        case _:
-            row.finished_wall_at = wall_at
-            row.detail = detail
-            row.incarnation_after = incarnation
-    await events.append_many(session, [_event(wall_at, after, node_id, command_id, row.kind, detail)])
-    return Moved.YES
+    rows = await _for_update(session, {one.command_id for one in news})
+    changed: dict[str, dict[str, Any]] = {}
+    told = []
+    results = []
+    for one in news:
+        row = rows.get(one.command_id)
+        if row is None or row["node_id"] != one.node_id:
+            results.append(Moved.NO_SUCH_COMMAND)
+            continue
+        before = CommandState(row["state"])
+        if absorbs(before, one.after):
+            results.append(Moved.OLD_NEWS)
+            continue
+        if is_finished(before):
+            results.append(Moved.CONTRADICTION)
+            continue
+        if before is CommandState.QUEUED:
+            before = advance(before, CommandState.SENT)
+            row["sent_wall_at"] = one.wall_at
+            told.append(_event(one.wall_at, before, one.node_id, one.command_id, row["kind"], ""))
+        row["state"] = str(advance(before, one.after))
+        if one.after is CommandState.ACCEPTED:
+            row["accepted_wall_at"] = one.wall_at
+        else:
+            row["finished_wall_at"] = one.wall_at
+            row["detail"], row["incarnation_after"] = one.detail, one.incarnation
+        told.append(_event(one.wall_at, one.after, one.node_id, one.command_id, row["kind"], one.detail))
+        changed[one.command_id] = row
+        results.append(Moved.YES)
+    if changed:
+        connection = await session.connection()
+        await connection.execute(_TAKE_NEWS, list(changed.values()))
+        await events.append_many(session, told)
+    return results
+
+
+_NEWS_COLUMNS: Final = ("sent_wall_at", "accepted_wall_at", "finished_wall_at", "detail", "incarnation_after")
+_TAKE_NEWS: Final = (
+    update(CommandRow)
+    .where(CommandRow.id == bindparam("of_id"))
+    .values(
+        state=bindparam("state"),
+        version_id=CommandRow.version_id + 1,
+        **{name: bindparam(name) for name in _NEWS_COLUMNS},
+    )
+)
+
+
+async def _for_update(session: AsyncSession, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Give what `take_news` may change of these commands, held until the transaction ends."""
+    names = ("node_id", "kind", "state", *_NEWS_COLUMNS)
+    columns = [getattr(CommandRow, name) for name in names]
+    found: dict[str, dict[str, Any]] = {}
+    for chunk in _chunks(ids):
+        query = select(CommandRow.id, *columns).where(CommandRow.id.in_(chunk)).with_for_update()
+        for row in await session.execute(query):
+            found[row.id] = {"of_id": row.id, **dict(zip(names, row[1:], strict=True))}
+    return found
 
 
 def _event(
