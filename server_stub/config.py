@@ -63,7 +63,12 @@ class ServerConfig:
     probe_try_timeout_s: float = setting(
         2.5, help="How long a single try within a check may take.", minimum=0.01, section="syncer"
     )
-    probe_concurrency: int = setting(500, help="Checks under way at a time.", minimum=1, section="syncer")
+    probe_concurrency: int = setting(
+        10000,
+        help="Checks under way at a time; when all nodes fail, nodes x probe_budget_s / probe_interval_s of them.",
+        minimum=1,
+        section="syncer",
+    )
     offline_timeout_s: float = setting(
         100.0, help="Without any sign for so long a node is NOT_READY.", minimum=0.1, section="syncer"
     )
@@ -183,11 +188,12 @@ def check(config: ServerConfig) -> Iterator[Problem]:
     """Give what must not be together, with the arithmetic."""
     if config.fault_point is not None and not fault_point.is_setting(config.fault_point):
         yield Problem("fault_point", config.fault_point, "after-N with a whole number from 1")
-    if config.probe_try_timeout_s > config.probe_budget_s:
+    if 2 * config.probe_try_timeout_s > config.probe_budget_s:
         yield Problem(
             "probe_try_timeout_s",
             config.probe_try_timeout_s,
-            "at most probe_budget_s: one try has to fit in the budget",
+            f"at most {config.probe_budget_s / 2:g}, that is probe_budget_s / 2: a single failed try is nothing, so "
+            "two have to fit in the budget",
             also=("probe_budget_s",),
         )
     beats = config.offline_timeout_s - config.probe_budget_s
@@ -198,6 +204,31 @@ def check(config: ServerConfig) -> Iterator[Problem]:
             f"at least {config.probe_budget_s + 2 * config.probe_interval_s:g}, that is probe_budget_s + "
             "2 x probe_interval_s: with fewer chances nodes would flap",
             also=("probe_budget_s", "probe_interval_s"),
+        )
+    if config.offline_timeout_s < 3 * config.report_interval_s:
+        yield Problem(
+            "offline_timeout_s",
+            config.offline_timeout_s,
+            f"at least {3 * config.report_interval_s:g}, that is 3 x report_interval_s: a node that is only heard, "
+            "not probed, would flap with each report that is late",
+            also=("report_interval_s",),
+        )
+    told_after_s = config.probe_interval_s + config.probe_budget_s
+    if config.demotion_brake_window_s < told_after_s:
+        yield Problem(
+            "demotion_brake_window_s",
+            config.demotion_brake_window_s,
+            f"at least {told_after_s:g}, that is probe_interval_s + probe_budget_s: nodes that vanish at once are "
+            "found out one by one over so long",
+            also=("probe_interval_s", "probe_budget_s"),
+        )
+    if config.repair_after_s < told_after_s:
+        yield Problem(
+            "repair_after_s",
+            config.repair_after_s,
+            f"at least {told_after_s:g}, that is probe_interval_s + probe_budget_s: one stalled answer must not "
+            "restart a worker",
+            also=("probe_interval_s", "probe_budget_s"),
         )
     if config.silence_timeout_s > config.offline_timeout_s:
         yield Problem(

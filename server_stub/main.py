@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from yarl import URL
 
 from nanny.protocol.session_events import SessionConfig
-from server_stub import fault_point
+from server_stub import descriptors, fault_point
 from server_stub.api import application
 from server_stub.arrivals import ArrivalsByNode
 from server_stub.authorisation import Authorisation
@@ -42,6 +42,7 @@ from server_stub.evidence import Evidence
 from server_stub.http_runner import LINE_LIMIT_BYTES, ProblemRunner
 from server_stub.links import Links
 from server_stub.log import configure
+from server_stub.loop_watch import LoopWatch
 from server_stub.metrics import Metrics
 from server_stub.prober import Prober, ProbeSettings
 from server_stub.repairs import Repairs
@@ -50,12 +51,15 @@ from server_stub.routing import Services
 from server_stub.sightings import Sightings
 from server_stub.sink_courier import SinkCourier
 from server_stub.sinks import SinkContext, installed
+from server_stub.store import nodes
 from server_stub.store.engine import Database, sqlite_url
 from server_stub.syncer import Syncer
 from server_stub.views import Views
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from structlog.typing import FilteringBoundLogger
 
     from server_stub.clock import Clock
     from server_stub.config import ServerConfig
@@ -86,6 +90,7 @@ class RunningServer:
     arrivals: ArrivalsByNode
     changes: Changes
     metrics: Metrics
+    loop_watch: LoopWatch
     failed: asyncio.Task[None]
     """Ends only by an error: one of the server's own loops is gone."""
 
@@ -125,20 +130,19 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
     """Run the server for the length of the block.
 
     Raises:
-        StartError: the port or the database is not to be had.
+        StartError: the port or the database is not to be had, or the fleet needs more descriptors than there are.
     """
     clock = clock or SystemClock()
     bound = (
         {} if is_loopback(config.host) else {"insecure_bind": f"anyone who reaches {config.host} may command"}
     )
-    log = configure(config.log_level, **bound)
-    metrics = Metrics()
+    log, metrics = configure(config.log_level, **bound), Metrics()
     fault_point.arm(config.fault_point)
     async with AsyncExitStack() as stack:
         database = await _open_database(database_url(config))
         stack.callback(log.info, "server has stopped")
         stack.push_async_callback(database.close)
-        changes = Changes(int(clock.wall() * 1000))
+        changes, loop_watch = Changes(int(clock.wall() * 1000)), LoopWatch(metrics, log)
         arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
         sightings = await stack.enter_async_context(
             Sightings(
@@ -260,7 +264,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             metrics=metrics,
             session_config=session_config,
             limit=config.connections_limit,
-            nodes_limit=config.nodes_limit,
+            nodes_limit=await _nodes_limit(config, database, log),
         )
         services = Services(
             database=database,
@@ -287,14 +291,10 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             kept_s=config.events_kept_s,
             limit=config.events_limit,
         )
-        couriers = {
-            f"sink {sink.name}": SinkCourier(
-                sink, database=database, changes=changes, log=log, metrics=metrics
-            ).run
-            for sink in installed(SinkContext(settings=config, environ=os.environ, log=log))
-        }
+        couriers = await _couriers(config, database, changes, log, metrics)
         loops = asyncio.create_task(
             _run_loops(
+                loop_watch=loop_watch.run,
                 syncer=syncer.run,
                 sightings=sightings.run,
                 brakes=brakes.run,
@@ -303,7 +303,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
                 rollouts=rollouts.run,
                 evidence=evidence.run,
                 retention=retention.run,
-                **couriers,
+                **{f"sink {number}": courier.run for number, courier in enumerate(couriers)},
             ),
             name="server loops",
         )
@@ -342,6 +342,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             arrivals=arrivals,
             changes=changes,
             metrics=metrics,
+            loop_watch=loop_watch,
             failed=loops,
         )
         log.info("server is stopping")
@@ -367,6 +368,19 @@ async def serve(config: ServerConfig) -> None:
             await _cancel(stopped)
 
 
+async def _couriers(
+    config: ServerConfig, database: Database, changes: Changes, log: FilteringBoundLogger, metrics: Metrics
+) -> list[SinkCourier]:
+    """Give a courier for each sink, from where the sink was left, a new one from here on."""
+    made = [
+        SinkCourier(sink, database=database, changes=changes, log=log, metrics=metrics)
+        for sink in installed(SinkContext(settings=config, environ=os.environ, log=log))
+    ]
+    for courier in made:
+        await courier.begin()
+    return made
+
+
 async def _open_database(url: str) -> Database:
     try:
         shown = make_url(url).render_as_string()  # without its password
@@ -377,6 +391,25 @@ async def _open_database(url: str) -> Database:
     except Exception as error:
         why = getattr(error, "orig", None) or error
         raise StartError(f"cannot open the database {shown}: {why}") from error
+
+
+async def _nodes_limit(config: ServerConfig, database: Database, log: FilteringBoundLogger) -> int:
+    """Give how many nodes may be kept: as configured, or for how many the descriptors suffice.
+
+    Raises:
+        StartError: for fewer than there are.
+    """
+    limit = descriptors.raise_limit()
+    async with database.reading() as session:
+        known = await nodes.count(session)
+    try:
+        descriptors.check(limit, known, config.connections_limit)
+    except descriptors.TooFewDescriptors as error:
+        raise StartError(str(error)) from None
+    places = descriptors.places_for_nodes(limit, config.connections_limit)
+    if places < config.nodes_limit:
+        log.info("the limit of descriptors bounds the fleet", nodes=places, descriptors=limit)
+    return min(config.nodes_limit, places)
 
 
 async def _run_loops(**loops: Callable[[], Coroutine[None, None, None]]) -> None:

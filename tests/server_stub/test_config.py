@@ -27,7 +27,10 @@ def test_every_setting_is_explained() -> None:
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
-        ({"probe_try_timeout_s": 10.1}, "probe_try_timeout_s"),
+        ({"probe_try_timeout_s": 5.1}, "probe_try_timeout_s"),
+        ({"report_interval_s": 33.4}, "offline_timeout_s"),
+        ({"demotion_brake_window_s": 24.9}, "demotion_brake_window_s"),
+        ({"repair_after_s": 24.9}, "repair_after_s"),
         ({"offline_timeout_s": 39.9}, "offline_timeout_s"),
         ({"offline_timeout_s": 45.0, "silence_timeout_s": 45.1}, "silence_timeout_s"),
         ({"host": "0.0.0.0"}, "host"),
@@ -43,7 +46,10 @@ def test_what_cannot_work_is_a_problem_of_that_key(changed: dict[str, Any], key:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"probe_try_timeout_s": 10.0},
+        {"probe_try_timeout_s": 5.0},
+        {"probe_interval_s": 1.0},
+        {"report_interval_s": 33.3},
+        {"demotion_brake_window_s": 25.0, "repair_after_s": 25.0},
         {"offline_timeout_s": 40.0},
         {"host": "::1"},
         {"host": "127.3.2.1"},

@@ -77,8 +77,8 @@ def server_process(directory: Path, *flags: str) -> Iterator[ServerProcess]:
 
 
 QUICK = (
-    "--probe-interval-s=1", "--probe-budget-s=0.5", "--probe-try-timeout-s=0.3", "--offline-timeout-s=20",
-    "--silence-timeout-s=15",
+    "--probe-interval-s=1", "--probe-budget-s=0.5", "--probe-try-timeout-s=0.25", "--offline-timeout-s=20",
+    "--silence-timeout-s=15", "--report-interval-s=5",
 )  # fmt: skip
 
 
