@@ -366,6 +366,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "HangList": record({"hangs": list_of(ref("Hang"))}),
+    "OpenApi": OBJECT,
     "BundleStored": record({"stored": FLAG}),
     "Livez": record({"status": TEXT}),
     "Readyz": record({"status": TEXT, "nodes": COUNT}),

@@ -38,6 +38,7 @@ class MaintenanceRoutes(Routes):
             body="MaintenanceOrder",
             response="Maintained",
             problems=("no-such-node",),
+            query=(),
         ),
         Route(
             "DELETE",
@@ -64,6 +65,7 @@ class MaintenanceRoutes(Routes):
             body="MaintenanceOrderForMany",
             response="MaintainedNodes",
             problems=("no-such-node", "nothing-selected"),
+            query=(),
         ),
     )
 

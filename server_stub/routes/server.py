@@ -40,7 +40,15 @@ class ServerRoutes(Routes):
             response="Readyz",
             query=(),
         ),
-        Route("GET", "/openapi.json", Permission.OBSERVE, "this description", "get_openapi", query=()),
+        Route(
+            "GET",
+            "/openapi.json",
+            Permission.OBSERVE,
+            "this description",
+            "get_openapi",
+            query=(),
+            response="OpenApi",
+        ),
         Route(
             "GET",
             "/metrics",
@@ -48,6 +56,7 @@ class ServerRoutes(Routes):
             "Prometheus text",
             "get_metrics",
             content_types=("text/plain", "application/openmetrics-text"),
+            query=(),
         ),
     )
 

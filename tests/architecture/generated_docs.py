@@ -17,7 +17,11 @@ from nanny.core.policy import TABLE, Cell
 from nanny.core.recovery_ladder import RUNGS
 from nanny.core.state import Phase
 from nanny.link.config import LinkConfig
+from server_stub.api import ROUTES
 from server_stub.config import ServerConfig
+from server_stub.events import EVENT_TYPES, TYPE_PREFIX
+from server_stub.openapi import ALWAYS, is_websocket, problem_codes
+from server_stub.problems import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +80,50 @@ def configuration() -> str:
     return "\n".join(f"## {name}\n\n{reference_markdown(cls, prefix)}" for name, cls, prefix in programs)
 
 
+def routes() -> str:
+    """Every route, with what it takes and its own problems."""
+    lines = ["| route | needs | answers | takes | problems |", "|---|---|---|---|---|"]
+    for route in ROUTES:
+        taken = [f"`{one.name}`" for one in (*(route.query or ()), *route.headers)]
+        if route.body is not None:
+            taken.insert(0, f"a body, `{route.body}`")
+        codes = (
+            []
+            if is_websocket(route)
+            else [f"`{code}`" for code in problem_codes(route) if code not in ALWAYS]
+        )
+        cells = [route.permission, route.answers.replace("|", "\\|"), ", ".join(taken), ", ".join(codes)]
+        lines.append(f"| `{route.method} {route.path}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def problems() -> str:
+    """Every code of a problem document."""
+    lines = ["| type | status | title |", "|---|---|---|"]
+    in_order = sorted(STATUS.items(), key=lambda item: (item[1][0], item[0]))
+    lines += [
+        f"| `urn:nodenanny:problem:{code}` | {status} | {title} |" for code, (status, title) in in_order
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def event_types() -> str:
+    """Every type of event."""
+    lines = [f"| type, after `{TYPE_PREFIX}` | when | data |", "|---|---|---|"]
+    for name, (occasion, fields) in EVENT_TYPES.items():
+        lines.append(f"| `{name}` | {occasion} | {', '.join(f'`{field}`' for field in fields)} |")
+    return "\n".join(lines) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "phases-events": phases_and_events,
     "ladder": ladder,
     "configuration": configuration,
+    "routes": routes,
+    "problems": problems,
+    "event-types": event_types,
 }
-DOCUMENTS = (ROOT / "ARCHITECTURE.md", ROOT / "docs" / "configuration.md")
+DOCUMENTS = (ROOT / "ARCHITECTURE.md", ROOT / "docs" / "configuration.md", ROOT / "docs" / "api.md")
 
 
 def renewed(text: str) -> str:
