@@ -43,6 +43,7 @@ from server_stub import fault_point
 from server_stub.changes import EVENTS, NODES
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
 from server_stub.store import nodes
+from server_stub.store.faults import DatabaseUnavailable
 from server_stub.store.nodes import IdentityConflict, TooManyNodes
 
 if TYPE_CHECKING:
@@ -187,6 +188,8 @@ class Links:
             return "identity-conflict", str(conflict), 300.0
         except TooManyNodes as full:
             return "too-many-nodes", str(full), 300.0
+        except DatabaseUnavailable as unavailable:
+            return "database-unavailable", f"the server's database: {unavailable}", RETRY_AFTER_S
         return None
 
     def _newer_incarnation(self, hello: Hello) -> int | None:

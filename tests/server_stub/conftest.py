@@ -1,7 +1,7 @@
 """A real server in this process, on a database of its own, with intervals short enough for tests.
 
 The database is a SQLite file, unless a test asks for both kinds with
-`@pytest.mark.parametrize("database_kind", BOTH_DATABASES, indirect=True)`.
+`pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
 
+pytestmark = pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
+
+
 async def known(client: Client, peers: Peers) -> Peer:
     """A node whose link has said who runs, and is connected."""
     link = peers(Role.LINK)
