@@ -104,7 +104,9 @@ class Brakes:
         self._log = log
         self._metrics = metrics
         self._settings = settings
-        self._release_after_at = clock.monotonic() + release_after_s
+        self._release_after_s = release_after_s
+        self._may_release_at = float("-inf")
+        """Of a brake that was taken over: whom it counted is not known, and nobody was heard yet."""
         self._tally = FleetTally()
         self._kept = {name: _Kept() for name in BrakeName}
         self._withheld: set[str] = set()
@@ -135,6 +137,7 @@ class Brakes:
                 record.since_wall_at,
             )
             if is_on:
+                self._may_release_at = now + self._release_after_s
                 self._log.error("brake is still on", brake=record.name, reason=record.reason)
         self._show()
 
@@ -212,7 +215,7 @@ class Brakes:
         if not kept.brake.is_on:
             self._tally.age_out(now - self._settings.window_s)
         counts = self._tally.counts()
-        may_release = now >= self._release_after_at
+        may_release = now >= self._may_release_at
         after, change = decide(kept.brake, counts, now, self._settings, may_release=may_release)
         kept.brake = after
         if change is None:
