@@ -6,7 +6,8 @@ its own once there is room again. The forked end writes the nanny's own lines to
 to stdout, and both, if a directory is given, to files there that are bounded in size and number. A sink that
 fails does not spoil the other; its error is said once on the other one.
 
-It knows nothing of what a line means. unix(7), rename(2).
+It knows nothing of what a line means, but that the journal wants a worker's warnings marked. unix(7), rename(2),
+sd-daemon(3).
 """
 
 import errno
@@ -19,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from nanny.common.log_lines import is_journal, with_priority
 
 MAX_LINE_BYTES = 32_768
 _PACKET_BYTES = 16_384
@@ -176,7 +179,11 @@ def write_log(connection: socket.socket, files: LogFiles | None) -> None:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    sinks = {source: [_Sink(_Stream(stream))] for source, stream in _STREAMS.items()}
+    # The nanny's own lines have their priority already.
+    marked = Source.WORKER if is_journal(1, os.environ.get("JOURNAL_STREAM")) else None
+    sinks = {
+        source: [_Sink(_Stream(stream, is_marked=source is marked))] for source, stream in _STREAMS.items()
+    }
     if files is not None:
         for source, name in _FILE_NAMES.items():
             # First, so that a stuck stream finds the line on disk already.
@@ -224,11 +231,14 @@ class _Sink:
 class _Stream:
     """stdout or stderr, which others may have made non-blocking."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_marked: bool) -> None:
         self._descriptor = descriptor
+        self._is_marked = is_marked
         self.name = b"stdout" if descriptor == 1 else b"stderr"
 
     def write(self, line: bytes) -> None:
+        if self._is_marked:
+            line = b"\n".join(map(with_priority, line.split(b"\n")))
         view = memoryview(line)
         while view:
             try:

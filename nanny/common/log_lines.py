@@ -28,6 +28,7 @@ _RESERVE: Final = 256  # for what is said about that which is left out
 _BUCKETS_LIMIT: Final = 256
 _OTHER_EVENTS: Final = "other"
 _PRIORITIES: Final = {"info": b"<6>", "warning": b"<4>", "error": b"<3>"}
+_OF_OTHERS: Final = {b"debug": b"<7>", b"warning": b"<4>", b"error": b"<3>", b"critical": b"<2>"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,14 @@ def render(wall_s: float, level: str, program: str, event: str, fields: Mapping[
     if left_out:
         parts.append(f'"fields_left_out":{left_out}')
     return f"{{{','.join(parts)}}}\n".encode("ascii")
+
+
+def with_priority(line: bytes) -> bytes:
+    """A line of JSON that names its level, with its priority for the journal before it; any other line as it is."""
+    if not line.startswith(b"{"):
+        return line
+    named = line.partition(b'"level":')[2][:16].lstrip(b' "')
+    return _OF_OTHERS.get(named.partition(b'"')[0].lower(), b"") + line
 
 
 def is_journal(descriptor: int, journal_stream: str | None) -> bool:

@@ -101,6 +101,20 @@ def test_the_nannys_lines_go_to_stderr_and_the_workers_to_stdout(
     assert streams.lines(streams.out, 2) == [b"", b"\xff\x00 not text"]
 
 
+def test_a_workers_warnings_reach_the_journal_as_warnings_and_the_file_as_they_are(
+    streams: Streams, start: Callable[..., LogPipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    status = os.fstat(streams.out)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    pipe = start(LogFiles(str(tmp_path)))
+    said = [b'{"event":"e","level":"warning"}', b"not JSON", b'{"level": "error"}', b'{"level":"info"}']
+
+    pipe.write(Source.WORKER, said)
+
+    assert streams.lines(streams.out, 4) == [b"<4>" + said[0], said[1], b"<3>" + said[2], said[3]]
+    assert (tmp_path / "worker.log").read_bytes().splitlines() == said
+
+
 def test_what_was_handed_over_is_written_after_the_nanny_is_gone(
     streams: Streams, start: Callable[..., LogPipe], forks: SmallForks
 ) -> None:

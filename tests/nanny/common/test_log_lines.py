@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanny.common.log_lines import LINE_LIMIT, LogLines, RateLimit, is_journal, render
+from nanny.common.log_lines import LINE_LIMIT, LogLines, RateLimit, is_journal, render, with_priority
 
 NOON = 1_777_636_800.25  # 2026-05-01T12:00:00.250Z
 
@@ -203,3 +203,23 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:
         closed = os.dup(file.fileno())
         os.close(closed)
     assert not is_journal(closed, f"{status.st_dev}:{status.st_ino}")
+
+
+@pytest.mark.parametrize(
+    ("line", "priority"),
+    [
+        (b'{"event":"e","level":"warning","x":1}', b"<4>"),
+        (b'{"level": "ERROR"}', b"<3>"),
+        (b'{"level":"critical"}', b"<2>"),
+        (b'{"level":"debug"}', b"<7>"),
+        (b'{"level":"info"}', b""),
+        (b'{"level":"warn', b""),
+        (b'{"level":4}', b""),
+        (b'{"event":"said \\"level\\":\\"error\\""}', b""),
+        (b'level "level":"error"', b""),
+        (b"<3>as systemd wants it", b""),
+        (b"", b""),
+    ],
+)
+def test_a_line_of_json_that_names_its_level_gets_the_journals_priority(line: bytes, priority: bytes) -> None:
+    assert with_priority(line) == priority + line
