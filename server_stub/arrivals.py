@@ -71,11 +71,12 @@ class Arrivals:
     def probed(self, probe: ProbeFact) -> None:
         """A check has ended; `since_at` is kept while its class stays the same, good ones in a row are counted."""
         before = self.probe
-        since_at, before_in_row = probe.since_at, 0
+        since_at, good_in_row, good_before_at = probe.since_at, int(probe.is_good), None
         if before is not None:
             since_at = before.since_at if before.result is probe.result else since_at
-            before_in_row = before.good_in_row
-        self.probe = replace(probe, since_at=since_at, good_in_row=before_in_row + 1 if probe.is_good else 0)
+            if probe.is_good and before.good_in_row:
+                good_in_row, good_before_at = before.good_in_row + 1, before.at
+        self.probe = replace(probe, since_at=since_at, good_in_row=good_in_row, good_before_at=good_before_at)
         if probe.result in ANSWERED:
             self.answered_at = probe.at
         if self.probe.good_in_row >= GOOD_AGAIN:
@@ -87,6 +88,8 @@ class Arrivals:
         same = before is not None and (before.phase, before.incarnation) == (report.phase, report.incarnation)
         if report.phase == FAILED:
             self.failed_at = now
+            if self.probe is not None:
+                self.probe = replace(self.probe, good_in_row=0)
         self.nanny_report = report
         self.nanny = NannyFact(
             phase=report.phase,

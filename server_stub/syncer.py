@@ -255,7 +255,7 @@ class Syncer:
             if not wanted:
                 left = []
                 break
-            async with self._database.writing() as session:
+            async with self._database.writing("verdicts") as session:
                 wall_now = self._clock.wall()
                 won = await nodes.store_verdicts(session, wanted, wall_now)
                 ended = _maintenance_ended(records, wanted, won)
@@ -300,7 +300,7 @@ class Syncer:
             self._arrivals.of(node_id).probed(probe)
             known = self._known.get(node_id)
             facts = self.facts(known or record)
-            recheck_s = recheck_in_s(facts)
+            recheck_s = recheck_in_s(facts, self._clock.monotonic(), self._settings)
             if recheck_s is not None:
                 self._pacer.check_in(node_id, recheck_s)
             if known is None or self._seems_changed(known, facts):

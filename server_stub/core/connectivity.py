@@ -146,6 +146,8 @@ def reachability(facts: NodeFacts, now: float, settings: Settings) -> tuple[Reac
     sign_at = last_sign_at(facts)
     is_listening_long = now >= facts.listening_since_at + settings.offline_timeout_s
     if probe is not None and probe.result is ProbeClass.SERVER_FAULT:
+        if not is_listening_long and _newest_life_at(facts) > (facts.answered_at or facts.listening_since_at):
+            return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed: it has restarted")
         if not is_listening_long:
             return Reachability.AWAITED, Reason("Awaited", "the server could not probe")
         return Reachability.UNKNOWN, Reason("ServerFault", _said_of(probe), probe.since_at)
@@ -157,7 +159,12 @@ def reachability(facts: NodeFacts, now: float, settings: Settings) -> tuple[Reac
         return Reachability.UNPROVEN, Reason("NotRegistered", "its worker has not registered")
     if not facts.stored.has_healthz:
         return _reachability_unprobed(facts, is_listening_long=is_listening_long)
-    return _reachability_by_probe(facts, is_listening_long=is_listening_long)
+    by_probe, reason = _reachability_by_probe(facts, is_listening_long=is_listening_long)
+    is_answering = by_probe is Reachability.REACHABLE and probe is not None and probe.result is ProbeClass.OK
+    if probe is not None and is_answering and needs_proof(facts) and not is_proven(facts, now, settings):
+        detail = f"answers again: {GOOD_AGAIN} good probes in a row are needed"
+        return Reachability.UNPROVEN, Reason(RECOVERING, detail, probe.since_at)
+    return by_probe, reason
 
 
 def _said_of(probe: ProbeFact) -> str:
@@ -187,11 +194,8 @@ def _reachability_by_probe(facts: NodeFacts, *, is_listening_long: bool) -> tupl
         return Reachability.UNPROVEN, Reason(
             "NotProbed", f"not yet probed: incarnation {expected.number} is new"
         )
-    if probe.at < _newest_life_at(facts, probe):
+    if probe.at < _newest_life_at(facts, is_named=probe.incarnation is not None):
         return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed: it has restarted")
-    if probe.is_good and needs_proof(facts) and probe.good_in_row < GOOD_AGAIN:
-        detail = f"answers again: {GOOD_AGAIN} good probes in a row are needed"
-        return Reachability.UNPROVEN, Reason(RECOVERING, detail, probe.since_at)
     return Reachability.REACHABLE, Reason("Reachable")
 
 
@@ -205,6 +209,8 @@ def _reachability_by_failed_probe(
     if nanny is not None and nanny.phase in PASSING and probe.result in UNHEARD:
         return Reachability.UNPROVEN, _reason_of_phase(nanny)
     if nanny is not None and nanny.phase == "running":
+        if probe.at <= nanny.phase_since_at and not facts.stored.unreachable:
+            return Reachability.UNPROVEN, Reason("NotProbed", "not yet probed: it has restarted")
         detail = f"{_said_of(probe)}, but its nanny says running"
         return Reachability.UNREACHABLE, Reason("ProbePathBlocked", detail, probe.since_at)
     return Reachability.UNREACHABLE, Reason("ProbeFailed", _said_of(probe), probe.since_at)
@@ -216,20 +222,28 @@ def needs_proof(facts: NodeFacts) -> bool:
     return stored.unreachable or facts.failed_at is not None or stored.reason in {RECOVERING, _HAS_FAILED}
 
 
-def recheck_in_s(facts: NodeFacts) -> float | None:
+def is_proven(facts: NodeFacts, now: float, settings: Settings) -> bool:
+    """Tell whether two good checks in a row have shown it well, neither of them from before it was lost."""
+    probe = facts.probe
+    if probe is None or probe.good_in_row < GOOD_AGAIN or probe.good_before_at is None:
+        return False
+    return now < probe.good_before_at + settings.offline_timeout_s
+
+
+def recheck_in_s(facts: NodeFacts, now: float, settings: Settings) -> float | None:
     """Give how soon the node is to be checked again, ahead of its turn; None: its turn is soon enough."""
     probe = facts.probe
     if probe is None or probe.result is not ProbeClass.OK:
         return None
-    if not probe.is_good or (needs_proof(facts) and probe.good_in_row < GOOD_AGAIN):
+    if not probe.is_good or (needs_proof(facts) and not is_proven(facts, now, settings)):
         return RECHECK_S
     return None
 
 
-def _newest_life_at(facts: NodeFacts, probe: ProbeFact) -> float:
+def _newest_life_at(facts: NodeFacts, *, is_named: bool = False) -> float:
     """Give since when the newest life is known; the nanny's word counts where the answer names no life."""
     known = [facts.reborn_at]
-    if facts.nanny is not None and probe.incarnation is None:
+    if facts.nanny is not None and not is_named:
         known.append(facts.nanny.reborn_at)
     return max((at for at in known if at is not None), default=float("-inf"))
 
@@ -367,11 +381,11 @@ def evaluate(facts: NodeFacts, now: float, settings: Settings) -> Verdict:
         lifecycle=life,
         reachability=reach,
         health=well,
-        unreachable=_unreachable(facts, reach),
+        unreachable=_unreachable(facts, reach, now, settings),
     )
 
 
-def _unreachable(facts: NodeFacts, reach: Reachability) -> bool:
+def _unreachable(facts: NodeFacts, reach: Reachability, now: float, settings: Settings) -> bool:
     """Give the row's flag: set when the node is lost, kept until it is proven well."""
     match reach:
         case Reachability.UNREACHABLE | Reachability.OFFLINE:
@@ -379,12 +393,8 @@ def _unreachable(facts: NodeFacts, reach: Reachability) -> bool:
         case Reachability.AWAITED | Reachability.UNKNOWN | Reachability.UNPROVEN:
             return facts.stored.unreachable
         case Reachability.REACHABLE:
-            is_proven = (
-                not facts.stored.has_healthz
-                or facts.probe is None
-                or (facts.probe.is_good and facts.probe.good_in_row >= GOOD_AGAIN)
-            )
-            return facts.stored.unreachable and not is_proven
+            is_well = not facts.stored.has_healthz or is_proven(facts, now, settings)
+            return facts.stored.unreachable and not is_well
         case _:
             assert_never(reach)
 
@@ -401,4 +411,6 @@ def next_change_at(facts: NodeFacts, now: float, settings: Settings) -> float | 
             instants.append(told_at)
     if facts.stored.lifecycle is Lifecycle.MAINTENANCE and facts.maintenance_until_at is not None:
         instants.append(facts.maintenance_until_at)
+    if facts.probe is not None and facts.probe.good_before_at is not None and needs_proof(facts):
+        instants.append(facts.probe.good_before_at + settings.offline_timeout_s)
     return min((instant for instant in instants if instant > now), default=None)

@@ -128,6 +128,8 @@ class ProbeFact:
     """What the answer says of where the loop stands, or what the error was."""
     good_in_row: int = 0
     """Good checks in an unbroken row, up to this one. Counted by `Arrivals`."""
+    good_before_at: float | None = None
+    """When the good check before this one ended; None: there is none in this row."""
 
     @property
     def is_good(self) -> bool:

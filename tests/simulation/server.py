@@ -392,7 +392,9 @@ class Server:
         if before is not None and after is not None and _essence(before) == _essence(after):
             return
         self.judge(machine)
-        recheck_s = recheck_in_s(known.arrivals.facts(self.rows[machine.name].stored))
+        recheck_s = recheck_in_s(
+            known.arrivals.facts(self.rows[machine.name].stored), self.world.now, _SETTINGS
+        )
         if recheck_s is None:
             self.probe_soon(machine)
         else:
