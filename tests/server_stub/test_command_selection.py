@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import event
 
 from nanny.protocol.messages import CommandAccepted, CommandOrder, CommandOutcome, Outcome, Registered, Role
+from server_stub import commands as delivery
+from server_stub.store import commands as store
 from tests.support.server_peers import nanny_report, registration
 
 if TYPE_CHECKING:
@@ -223,3 +225,58 @@ async def test_a_large_selection_goes_out_in_few_transactions(
     assert answer["count"] == 40
     assert commits < 20
     assert server.commands.count_open("node-0") == 1
+
+
+async def test_what_no_nanny_confirms_is_sent_again(
+    client: Client, fleet: dict[str, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "CONFIRMED_WITHIN_S", 0.2)
+    link = fleet["node-0"]
+    command = await client.order(node="node-0")
+
+    received = [(await link.expect(CommandOrder)).command_id for _ in range(3)]
+    await link.send(CommandOutcome(command["id"], Outcome.DONE, ""))
+
+    assert received == [command["id"]] * 3
+    assert (await client.finished(command["id"]))["state"] == "done"
+
+
+async def test_a_command_whose_commit_was_not_told_is_found_and_sent(
+    server: RunningServer, fleet: dict[str, Peer]
+) -> None:
+    lost = server.commands.draft(
+        node_id="node-1",
+        kind="reload",
+        reason="a test",
+        actor="tester",
+        time_to_live_s=60.0,
+        target=None,
+        parameters={},
+        idempotency_key=None,
+        fingerprint="",
+    )
+    async with server.database.writing() as session:
+        await store.submit(session, [lost])
+
+    await server.commands.load()
+
+    assert (await fleet["node-1"].expect(CommandOrder)).command_id == lost.id
+
+
+async def test_a_round_that_failed_is_made_again(
+    server: RunningServer, client: Client, fleet: dict[str, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_S", 0.1)
+    find = store.undelivered
+    failures = iter([OSError("the disk is away"), OSError("still")])
+
+    async def failing(*arguments: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return await find(*arguments)
+
+    monkeypatch.setattr(store, "undelivered", failing)
+    command = await client.order(node="node-2")
+
+    assert (await fleet["node-2"].expect(CommandOrder)).command_id == command["id"]
+    assert server.commands.count_open("node-2") == 1
