@@ -290,7 +290,9 @@ def _health_as_told(facts: NodeFacts, now: float, settings: Settings) -> tuple[H
     if nanny is not None:
         by_phase = PHASES.get(nanny.phase)
         is_proven = probe is not None and probe.result is ProbeClass.OK and probe.at >= nanny.phase_since_at
-        is_overruled = nanny.phase == "starting" and is_proven
+        # A worker that says itself that it stalls, or that accepts nobody, is worse than late.
+        is_worse = probe is not None and probe.result in {ProbeClass.STALLED, ProbeClass.FALLBACK}
+        is_overruled = (nanny.phase == "starting" and is_proven) or (by_phase is Health.DEGRADED and is_worse)
         if by_phase not in {None, Health.HEALTHY} and not is_overruled:
             return by_phase or Health.UNKNOWN, _reason_of_phase(nanny)
     if probe is not None:

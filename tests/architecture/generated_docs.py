@@ -22,6 +22,7 @@ from server_stub.config import ServerConfig
 from server_stub.events import EVENT_TYPES, TYPE_PREFIX
 from server_stub.openapi import ALWAYS, is_websocket, problem_codes
 from server_stub.problems import STATUS
+from tests.support.node_situations import node_states, probe_classes, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,11 +120,19 @@ PARTS: dict[str, Callable[[], str]] = {
     "phases-events": phases_and_events,
     "ladder": ladder,
     "configuration": configuration,
+    "node-states": node_states,
+    "node-words": words,
+    "probe-classes": probe_classes,
     "routes": routes,
     "problems": problems,
     "event-types": event_types,
 }
-DOCUMENTS = (ROOT / "ARCHITECTURE.md", ROOT / "docs" / "configuration.md", ROOT / "docs" / "api.md")
+DOCUMENTS = (
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "docs" / "configuration.md",
+    ROOT / "docs" / "api.md",
+    ROOT / "docs" / "node-states.md",
+)
 
 
 def renewed(text: str) -> str:
