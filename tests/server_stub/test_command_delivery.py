@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60.0
+EVERY_BYTE = bool(os.environ.get("EVERY_BYTE"))
 CUTS = 40
 SEED = 20261121
 MOST_PLACES = 100
@@ -96,11 +97,12 @@ async def length_of_the_conversation(client: Client, port: int) -> dict[Directio
 def cuts_of(lengths: dict[Direction, int]) -> list[tuple[Direction, int]]:
     """Every byte of both directions, or a sample of them, the same each time."""
     every = [(direction, at) for direction in Direction for at in range(1, lengths[direction] + 1)]
-    if os.environ.get("EVERY_BYTE"):
+    if EVERY_BYTE:
         return every
     return random.Random(SEED).sample(every, min(CUTS, len(every)))
 
 
+@pytest.mark.timeout(3600 if EVERY_BYTE else 240)
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 async def test_a_connection_cut_at_any_byte_loses_no_command_and_doubles_none(serve: Serve) -> None:
     async with serve(hello_timeout_s=10.0) as server, aiohttp.ClientSession() as http:
@@ -173,6 +175,7 @@ async def first_of(waiting: Any, fell: asyncio.Future[str]) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 async def test_a_server_killed_at_any_place_loses_no_command_and_doubles_none(
     database_url: str, database_kind: str, tmp_path: Path
@@ -194,6 +197,7 @@ WITHDRAWN_AT = range(2, 9)
 """From before the command is stored until after its frame is written."""
 
 
+@pytest.mark.timeout(240)
 async def test_what_an_earlier_life_may_have_sent_is_not_taken_back(
     database_url: str, tmp_path: Path
 ) -> None:
