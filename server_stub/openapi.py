@@ -25,6 +25,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PROBLEM_TYPE: Final = "application/problem+json"
 
 _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
+_NO_NUL: Final = r"^[^\x00]*$"
 _PATH_PARAMETERS: Final[Mapping[str, str]] = {
     "node": "A node's name or id.",
     "command": "A command's id.",
@@ -91,7 +92,7 @@ def _operation(route: Route) -> dict[str, Any]:
                     "in": "path",
                     "required": True,
                     "description": _PATH_PARAMETERS[name],
-                    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": _NO_NUL},
                 }
                 for name in _PATH_NAME.findall(route.path)
             ),
@@ -109,12 +110,15 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
+    schema = dict(parameter.schema)
+    if where == "query" and schema.get("type") == "string" and "format" not in schema:
+        schema.setdefault("pattern", _NO_NUL)
     return {
         "name": parameter.name,
         "in": where,
         "required": False,
         "description": parameter.description,
-        "schema": dict(parameter.schema),
+        "schema": schema,
     }
 
 
