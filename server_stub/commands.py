@@ -19,7 +19,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, assert_never
 
-from nanny.common.identifiers import uuid7
+from nanny.common.identifiers import parse_uuid7, uuid7
 from nanny.protocol.incarnation import Incarnation
 from nanny.protocol.messages import CommandOrder, OutcomeAcknowledged, Role
 from server_stub import fault_point
@@ -220,7 +220,7 @@ class Commands:
             KeyReused: the idempotency key of the first was used for another request.
         """
         fault_point.reach("storing")
-        records, is_new = await self._database.write(lambda session: store.submit(session, new))
+        records, is_new = await self._database.write(lambda session: store.submit(session, new), "commands")
         fault_point.reach("stored")
         if is_new:
             self.take_up(records)
@@ -249,7 +249,7 @@ class Commands:
         """End a command that was never sent as superseded; gives it as it is then, changed or not."""
         wall_now = self._clock.wall()
         record, is_withdrawn = await self._database.write(
-            lambda session: store.withdraw(session, command_id, wall_now, detail)
+            lambda session: store.withdraw(session, command_id, wall_now, detail), "commands"
         )
         if record is not None and is_withdrawn:
             self._moved(record.id, record.node_id, CommandState.SUPERSEDED, detail)
@@ -441,7 +441,7 @@ class Commands:
             return set()
         wall_now = self._clock.wall()
         moved = await self._database.write(
-            lambda session: store.move_queued(session, node_by_command, after, wall_now, detail)
+            lambda session: store.move_queued(session, node_by_command, after, wall_now, detail), "commands"
         )
         for command_id in moved:
             self._moved(command_id, node_by_command[command_id], after, detail)
@@ -468,6 +468,9 @@ class Commands:
         self._changes.mark([command_id, EVENTS])
         if is_finished(after):
             self._changes.forget(command_id)
+            # A command's id holds the instant of its making, also when an earlier process made it.
+            took_s = max(0.0, self._clock.wall() - parse_uuid7(command_id) / 1000)
+            self._metrics.observe("command_duration_seconds", took_s, outcome=after)
 
 
 def _release(waiting: Iterable[asyncio.Future[None]]) -> None:

@@ -59,7 +59,7 @@ class EventRetention:
             keep_from = await events.first_to_keep(session, self._clock.wall() - self._kept_s, self._limit)
         dropped = 0
         while keep_from is not None:
-            async with self._database.writing() as session:
+            async with self._database.writing("events") as session:
                 number = await events.drop_before(session, keep_from, BATCH)
             dropped += number
             self._metrics.count("events_dropped_total", number)

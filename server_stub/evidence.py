@@ -95,7 +95,7 @@ class Evidence:
             wanted_wall_at=None,
             file=None,
         )
-        async with self._database.writing() as session:
+        async with self._database.writing("evidence") as session:
             if await store.keep(session, record):
                 events.append(
                     session,
@@ -135,7 +135,7 @@ class Evidence:
             self._uploads -= 1
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-        async with self._database.writing() as session:
+        async with self._database.writing("evidence") as session:
             await store.arrived(session, node_id, bundle_id, name)
         self._changes.mark([node_id])
         self._log.info(
@@ -161,7 +161,7 @@ class Evidence:
         """Remove the oldest bundles until the rest fits; the newest always stays."""
         gone = await asyncio.to_thread(_remove_oldest, self.directory, self._limit_bytes, keep)
         if gone:
-            async with self._database.writing() as session:
+            async with self._database.writing("evidence") as session:
                 await store.forget_files(session, gone)
             self._log.info("evidence bundles dropped", count=len(gone), why="evidence_limit_mib")
 
@@ -169,7 +169,7 @@ class Evidence:
         """Drop summaries that are older than events are kept."""
         before_wall_at = self._clock.wall() - self._kept_s
         while True:
-            async with self._database.writing() as session:
+            async with self._database.writing("evidence") as session:
                 dropped = await store.drop_older(session, before_wall_at, DROPPED_AT_ONCE)
             if dropped < DROPPED_AT_ONCE:
                 return

@@ -64,7 +64,7 @@ class GroupCommit(Generic[N, T]):
     async def _is_committed(self, group: Sequence[tuple[N, asyncio.Future[T]]]) -> bool:
         told = [news for news, _ in group]
         try:
-            results = await self._database.write(lambda session: self._store(session, told))
+            results = await self._database.write(lambda session: self._store(session, told), "commands")
         except Exception:
             return False  # whose it is, each alone will tell
         for (_, future), result in zip(group, results, strict=True):
@@ -74,7 +74,7 @@ class GroupCommit(Generic[N, T]):
 
     async def _commit_alone(self, news: N, future: asyncio.Future[T]) -> None:
         try:
-            [result] = await self._database.write(lambda session: self._store(session, [news]))
+            [result] = await self._database.write(lambda session: self._store(session, [news]), "commands")
         except Exception as error:
             if not future.done():
                 future.set_exception(error)

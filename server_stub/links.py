@@ -181,7 +181,7 @@ class Links:
             )
 
         try:
-            if await self._database.write(meet):
+            if await self._database.write(meet, "registry"):
                 self._log.info("new node", node=hello.node_id, name=hello.node_name, machine=hello.machine_id)
                 self._changes.mark([EVENTS])
         except IdentityConflict as conflict:
@@ -334,7 +334,7 @@ class Links:
         async def register(session: AsyncSession) -> bool:
             return await nodes.register(session, node_id, registration, address, wall_now)
 
-        is_reborn = await self._database.write(register)
+        is_reborn = await self._database.write(register, "registry")
         now = self._clock.monotonic()
         self._arrivals.of(node_id).registered(registration.incarnation, now, is_reborn=is_reborn)
         socket.send(Registered(node_id))

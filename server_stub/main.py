@@ -142,6 +142,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         database = await _open_database(database_url(config))
         stack.callback(log.info, "server has stopped")
         stack.push_async_callback(database.close)
+        database.on_write = metrics.write_ended
         changes, loop_watch = Changes(int(clock.wall() * 1000)), LoopWatch(metrics, log)
         arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
         sightings = await stack.enter_async_context(

@@ -108,7 +108,7 @@ async def carry_out(services: Services, node_ids: Sequence[str], order: Maintena
                 changed.add(node_id)
         return changed
 
-    changed = await services.database.write(change)
+    changed = await services.database.write(change, "maintenance")
     if changed:
         services.log.info(
             "maintenance changed",

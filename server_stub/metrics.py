@@ -19,6 +19,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from server_stub.store.engine import WriteEnd
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -47,7 +49,8 @@ DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
     "database_write_failures_total": ("counter", "Transactions that failed, by operation.", "operation"),
     "database_write_conflicts_total": (
         "counter",
-        "Transactions tried again because another writer was faster.",
+        "Transactions in which another writer was faster, by operation; tried again.",
+        "operation",
     ),
     "brake_on": ("gauge", "1 while a brake is on, by brake.", "brake"),
     "demotions_withheld_total": ("counter", "Nodes that the demotion brake kept at their word."),
@@ -124,6 +127,16 @@ class Metrics:
         if found is None:
             found = self._series[key] = self._by_name[name].labels(**label)
         return found
+
+    def write_ended(self, end: WriteEnd, operation: str) -> None:
+        """Count a transaction of the database."""
+        match end:
+            case WriteEnd.COMMITTED:
+                self.count("database_writes_total", operation=operation)
+            case WriteEnd.CONFLICT:
+                self.count("database_write_conflicts_total", operation=operation)
+            case WriteEnd.FAILED:
+                self.count("database_write_failures_total", operation=operation)
 
     def value(self, name: str, **label: str) -> float:
         """Give one value, 0 if it was never touched; of a histogram, the number of its observations."""

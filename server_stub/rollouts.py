@@ -159,7 +159,9 @@ class Rollouts:
             version_id=1,
         )
         node_ids = [record.id for record in records]
-        record, is_new = await self._database.write(lambda session: store.begin(session, new, node_ids))
+        record, is_new = await self._database.write(
+            lambda session: store.begin(session, new, node_ids), "rollouts"
+        )
         if is_new or record.id not in self._active:
             await self._read_again(record.id)
         if is_new:
@@ -253,7 +255,7 @@ class Rollouts:
             await store.change_steps(session, record.id, decision.changes, node_ids, command_ids, wall_now)
             return made
 
-        made = await self._database.write(change)
+        made = await self._database.write(change, "rollouts")
         if made is None:
             await self._read_again(record.id)
             return

@@ -84,7 +84,7 @@ class Sightings:
         async with self._turn:
             now_seen, new = await self._compare()
             if new:
-                async with self._database.writing() as session:
+                async with self._database.writing("sightings") as session:
                     await store.store(session, new)
             self._written = now_seen
             return len(new)

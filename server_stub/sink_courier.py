@@ -77,7 +77,7 @@ class SinkCourier:
         async def change(session: AsyncSession) -> int:
             return await events.sink_cursor(session, self._sink.name)
 
-        self._cursor = self._stored_cursor = await self._database.write(change)
+        self._cursor = self._stored_cursor = await self._database.write(change, "sinks")
 
     async def run(self) -> None:
         """Deliver what there is and what comes, until cancelled."""
@@ -145,7 +145,7 @@ class SinkCourier:
         async def change(session: AsyncSession) -> None:
             await events.move_sink_cursor(session, self._sink.name, seq)
 
-        await self._database.write(change)
+        await self._database.write(change, "sinks")
         self._stored_cursor = seq
 
     async def _persistently(self, step: Callable[[], Awaitable[None]]) -> None:

@@ -133,7 +133,7 @@ class EvidenceRoutes(Routes):
         node = await self.find_node(request)
         bundle_id = request.match_info["bundle"]
         await self._record(node.id, bundle_id)
-        async with services.database.writing() as session:
+        async with services.database.writing("evidence") as session:
             await store.want(session, node.id, bundle_id, services.clock.wall())
         actor = f"api@{request.remote or 'unknown'}"
         told = f"{UPLOAD_EVIDENCE} {node.id} {bundle_id} {services.clock.monotonic()}"

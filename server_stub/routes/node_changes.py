@@ -80,7 +80,7 @@ class NodeChangeRoutes(Routes):
             return await node_changes.patch_labels(session, record.id, patch, actor, wall_now)
 
         try:
-            is_changed = await services.database.write(change)
+            is_changed = await services.database.write(change, "nodes")
         except TooManyLabels as error:
             raise invalid("labels", str(error)) from None
         if is_changed:
@@ -120,7 +120,7 @@ class NodeChangeRoutes(Routes):
         await services.commands.withdraw_all(record.id, f"node deleted by {actor}")
         wall_now = services.clock.wall()
         await services.database.write(
-            lambda session: node_changes.remove(session, record.id, actor, reason, wall_now)
+            lambda session: node_changes.remove(session, record.id, actor, reason, wall_now), "nodes"
         )
         services.arrivals.forget(record.id)
         services.log.warning("node deleted", node=record.id, name=record.name, actor=actor, why=reason)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
+from enum import Enum, auto, unique
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from server_stub.store import postgresql, schema, sqlite
@@ -34,6 +36,17 @@ TURN_TIMEOUT_S: Final = 60.0
 """A writer waits for the others of this process for so long: a fleet that returns at once makes a queue."""
 ANSWERS_WITHIN_S: Final = 5.0
 _WRITES: Final = {"nodenanny_writes": True}
+
+
+@unique
+class WriteEnd(Enum):
+    """How a writing transaction ended."""
+
+    COMMITTED = auto()
+    CONFLICT = auto()
+    """Another writer was faster; `write` tries again."""
+    FAILED = auto()
+    """By the database, not by what the change itself refused."""
 
 
 class UnknownDatabase(Exception):  # noqa: N818 (what it is, not what it does)
@@ -67,6 +80,8 @@ class Database:
         self._reading = _sessions(engine.execution_options(**reading))
         self._writing = _sessions(engine.execution_options(**_WRITES))
         self._writer_turn = asyncio.Lock()
+        self.on_write: Callable[[WriteEnd, str], None] = lambda _end, _operation: None
+        """Told how each writing transaction ended, and what it was for."""
         self.conflicts_total = 0
         """Transactions of `write` that met another writer's change and were tried again."""
         self.failures_total = 0
@@ -124,19 +139,30 @@ class Database:
                 yield session
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
+    async def writing(self, operation: str = "other") -> AsyncIterator[AsyncSession]:
         """Give a session whose transaction ends with the block: committed, or rolled back by an error.
+
+        Args:
+            operation: what it is for, in one word, for whoever counts.
 
         Raises:
             DatabaseUnavailable: it does not answer. If that came at the end, the transaction may have been
                 committed all the same.
         """
-        with self._counting(), session_open():
-            async with self._turn(), self._writing() as session, session.begin():
-                await _begin(session)
-                yield session
+        try:
+            with self._counting(), session_open():
+                async with self._turn(), self._writing() as session, session.begin():
+                    await _begin(session)
+                    yield session
+        except Exception as error:
+            if is_conflict(error):
+                self.on_write(WriteEnd.CONFLICT, operation)
+            elif isinstance(error, DatabaseUnavailable | SQLAlchemyError):
+                self.on_write(WriteEnd.FAILED, operation)
+            raise
+        self.on_write(WriteEnd.COMMITTED, operation)
 
-    async def write(self, change: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    async def write(self, change: Callable[[AsyncSession], Awaitable[T]], operation: str = "other") -> T:
         """Run `change` in a transaction; again, three times at most, if another writer was faster.
 
         Raises:
@@ -147,14 +173,19 @@ class Database:
         """
         for _ in range(TRIES - 1):
             try:
-                async with self.writing() as session:
+                async with self.writing(operation) as session:
                     return await change(session)
             except Exception as error:
                 if not is_conflict(error):
                     raise
                 self.conflicts_total += 1
-        async with self.writing() as session:
-            return await change(session)
+        try:
+            async with self.writing(operation) as session:
+                return await change(session)
+        except Exception as error:
+            if is_conflict(error):
+                self.on_write(WriteEnd.FAILED, operation)
+            raise
 
     async def answers(self) -> str | None:
         """Ask the database for a sign of life: None if it answers, else why it doesn't."""

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.exc import StaleDataError
 
 from server_stub.metrics import DECLARED, PREFIX, Metrics
+from server_stub.store.engine import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 NEEDS_PROMTOOL = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (make system-deps)"
@@ -29,10 +37,10 @@ def touched() -> Metrics:
 
 
 def test_every_metric_is_told_with_type_and_help() -> None:
-    text = touched().render()[0].decode()
+    shown = touched().render()[0].decode()
 
-    assert [name for name in DECLARED if f"# TYPE {PREFIX}{name} {DECLARED[name][0]}\n" not in text] == []
-    assert [name for name in DECLARED if f"# HELP {PREFIX}{name} {DECLARED[name][1]}\n" not in text] == []
+    assert [name for name in DECLARED if f"# TYPE {PREFIX}{name} {DECLARED[name][0]}\n" not in shown] == []
+    assert [name for name in DECLARED if f"# HELP {PREFIX}{name} {DECLARED[name][1]}\n" not in shown] == []
 
 
 def test_only_counters_are_called_total() -> None:
@@ -81,10 +89,10 @@ def test_label_values_are_escaped() -> None:
 
 
 def test_a_scraper_that_asks_for_openmetrics_gets_it() -> None:
-    text, content_type = touched().render("application/openmetrics-text; version=1.0.0")
+    shown, content_type = touched().render("application/openmetrics-text; version=1.0.0")
 
     assert content_type.startswith("application/openmetrics-text")
-    assert text.endswith(b"# EOF\n")
+    assert shown.endswith(b"# EOF\n")
 
 
 @NEEDS_PROMTOOL
@@ -94,3 +102,34 @@ def test_promtool_finds_nothing_to_say() -> None:
     )
 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
+async def test_writes_are_counted_by_what_they_were_for_and_how_they_ended(database_url: str) -> None:
+    metrics = Metrics()
+    database = await Database.open(database_url)
+    database.on_write = metrics.write_ended
+    try:
+        async with database.writing("registry") as session:
+            await session.execute(text("SELECT 1"))
+        with pytest.raises(DBAPIError):
+            async with database.writing("registry") as session:
+                await session.execute(text("SELECT * FROM no_such_table"))
+        with pytest.raises(LookupError):
+            async with database.writing("registry"):
+                raise LookupError("a change that thinks better of it")
+        tries = 0
+
+        async def change(_session: AsyncSession) -> None:
+            nonlocal tries
+            tries += 1
+            raise StaleDataError
+
+        with pytest.raises(StaleDataError):
+            await database.write(change, "verdicts")
+    finally:
+        await database.close()
+
+    ends = ("database_writes_total", "database_write_failures_total", "database_write_conflicts_total")
+    assert [metrics.value(end, operation="registry") for end in ends] == [1, 1, 0]
+    assert [metrics.value(end, operation="verdicts") for end in ends] == [0, 1, tries]
