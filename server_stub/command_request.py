@@ -136,10 +136,7 @@ def parse_selection(body: dict[str, Any]) -> Selection:
     if text is not None:
         if not isinstance(text, str):
             raise invalid("selector", "expected text such as rack=r1,gpu in (h200,b200)")
-        try:
-            return Selection(None, selector.parse(text), text.strip())
-        except SelectorError as error:
-            raise invalid("selector", str(error)) from None
+        return Selection(None, parse_selector(text), text.strip())
     expected = f"expected a list of 1 to {MAX_NAMES} names or ids, each once"
     if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES:
         raise invalid("nodes", expected)
@@ -148,6 +145,18 @@ def parse_selection(body: dict[str, Any]) -> Selection:
     if len(set(names)) != len(names):
         raise invalid("nodes", expected)
     return Selection(tuple(names), None, "")
+
+
+def parse_selector(text: str) -> Selector:
+    """Give the label selector that a request says.
+
+    Raises:
+        Problem: `invalid`: it is none.
+    """
+    try:
+        return selector.parse(text)
+    except SelectorError as error:
+        raise invalid("selector", str(error)) from None
 
 
 def fingerprint_of(*told: Any) -> str:

@@ -140,13 +140,13 @@ class Routes:
         return record
 
 
-async def json_body(request: web.Request) -> Any:
-    """Give the body's JSON.
+async def json_body(request: web.Request, *also: str) -> Any:
+    """Give the body's JSON; `also` are media types that it may have beside application/json.
 
     Raises:
         Problem: `malformed`: it isn't JSON, came too slowly, or says a name twice.
     """
-    if request.content_type != "application/json":
+    if request.content_type not in {"application/json", *also}:
         raise Problem("malformed", "expected a body of Content-Type application/json")
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

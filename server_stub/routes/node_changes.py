@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 MOST_IN_A_PATCH: Final = 128
+MERGE_PATCH: Final = "application/merge-patch+json"
 _FLAGS: Final = {"true": True, "false": False}
 _ACTOR: Final = Parameter(
     "actor",
@@ -73,7 +74,7 @@ class NodeChangeRoutes(Routes):
         """Set labels, and take away those whose value is null."""
         services = self.services
         record = await self.find_node(request)
-        patch = _patch_of(await json_body(request))
+        patch = _patch_of(await json_body(request, MERGE_PATCH))
         actor, wall_now = _text_of(request, "actor", MAX_ACTOR, actor_of(request)), services.clock.wall()
 
         async def change(session: AsyncSession) -> bool:

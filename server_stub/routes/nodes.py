@@ -11,8 +11,10 @@ from aiohttp import web
 
 from server_stub.authorisation import Permission
 from server_stub.changes import NODES
+from server_stub.command_request import parse_selector
 from server_stub.core.explanation import Step, explain
 from server_stub.core.node_facts import Word
+from server_stub.core.selector import MAX_TEXT
 from server_stub.routing import REVISION, WAIT_S, Parameter, Route, Routes, integer_of, wait_s_of, words_of
 from server_stub.store import nodes
 
@@ -31,6 +33,11 @@ _NOT_INCARNATION: Final = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 160},
     "With `wait_s`: until another incarnation runs than this one.",
 )
+_SELECTOR: Final = Parameter(
+    "selector",
+    {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
+    "Only nodes with these labels, as Kubernetes writes it: `rack=r1,gpu in (h200,b200),!old`.",
+)
 
 
 class NodeRoutes(Routes):
@@ -41,10 +48,10 @@ class NodeRoutes(Routes):
             "GET",
             "/v1/nodes",
             Permission.OBSERVE,
-            "all nodes; `wait_s`, `revision`",
+            "all nodes, or those that the label `selector` names; `wait_s`, `revision`",
             "get_nodes",
             response="NodeList",
-            query=(WAIT_S, REVISION),
+            query=(WAIT_S, REVISION, _SELECTOR),
         ),
         Route(
             "GET",
@@ -71,11 +78,15 @@ class NodeRoutes(Routes):
         """List all nodes."""
         changes = self.services.changes
         wait_s, seen = wait_s_of(request), integer_of(request, "revision", None, 0)
+        wanted = request.query.get("selector")
+        selector = None if wanted is None else parse_selector(wanted)
         if wait_s and seen is not None:
             await changes.wait_beyond(NODES, seen, wait_s)
         revision = changes.revision(NODES)
         async with self.services.database.reading() as session:
             records = await nodes.read(session)
+        if selector is not None:
+            records = [record for record in records if selector.matches(record.effective_labels)]
         lines = [self._line(record) for record in records]
         return web.json_response({"nodes": lines, "revision": revision})
 

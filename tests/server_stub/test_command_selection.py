@@ -82,6 +82,15 @@ async def test_each_selected_node_gets_a_command(
     }
 
 
+@pytest.mark.usefixtures("fleet")
+async def test_the_list_of_nodes_knows_selectors_too(client: Client) -> None:
+    listed = await client.get("/v1/nodes", selector="rack in (r2),gpu")
+    refused = await client.get("/v1/nodes", 422, selector="rack in r2")
+
+    assert [node["id"] for node in listed["nodes"]] == ["node-2", "node-3"]
+    assert refused["field"] == "selector"
+
+
 async def test_the_links_that_are_there_get_it_at_once(client: Client, fleet: dict[str, Peer]) -> None:
     answer = await order_many(client, selector="*")
     by_node = {command["node_id"]: command["id"] for command in answer["commands"]}

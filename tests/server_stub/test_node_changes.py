@@ -76,6 +76,14 @@ async def test_null_takes_away_what_people_set_and_the_nodes_own_is_back(client:
     ]
 
 
+@pytest.mark.usefixtures("worker")
+async def test_a_patch_may_be_called_what_it_is(client: Client) -> None:
+    url, headers = f"{client.url}/v1/nodes/node-1/labels", {"Content-Type": "application/merge-patch+json"}
+    async with client.http.patch(url, data=b'{"tier": "gold"}', headers=headers) as response:
+        assert response.status == 200
+        assert (await response.json())["labels_set"] == {"tier": "gold"}
+
+
 @pytest.mark.parametrize(
     ("labels", "status"),
     [
