@@ -43,10 +43,12 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _because(axis: Json) -> str:
-    if not axis["detail"]:
-        return ""
+    if not axis["detail"] or axis["detail"] == axis["state"]:
+        return f" since {_clock(axis['since'])}" if axis["since"] else ""
+    what, _, more = axis["detail"].partition(": ")
     since = f" since {_clock(axis['since'])}" if axis["since"] else ""
-    return f", {axis['detail']}{since}"
+    told = "" if what == axis["state"] else f", {what}"
+    return f"{told}{since}{f': {more}' if more and not more.startswith('in ') else f' {more}'}".rstrip()
 
 
 def _times(evidence: Json) -> str:

@@ -466,7 +466,8 @@ class Server:
         if probe is not None and not known.is_probing:
             last_at = next_probe_at(machine.name, bounds.PROBE_INTERVAL_S, now) - bounds.PROBE_INTERVAL_S
             if last_at > probe.at:
-                arrivals.probe = replace(probe, at=last_at)
+                before_at = None if probe.good_in_row < GOOD_AGAIN else last_at - bounds.PROBE_INTERVAL_S
+                arrivals.probe = replace(probe, at=last_at, good_before_at=before_at)
                 if probe.result in ANSWERED:
                     arrivals.answered_at = last_at
 
