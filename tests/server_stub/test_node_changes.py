@@ -61,6 +61,7 @@ async def test_labels_that_people_set_outlast_a_registration_and_stand_before_it
     assert page["labels_set"] == {"rack": "r7", "tier": "gold"}
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 @pytest.mark.usefixtures("worker")
 async def test_null_takes_away_what_people_set_and_the_nodes_own_is_back(client: Client) -> None:
     await patch(client, {"rack": "r7", "tier": "gold"})
@@ -126,6 +127,7 @@ async def test_a_connected_node_is_not_deleted_unless_forced_and_comes_back_as_n
     assert [said for _, _, said in events] == [{"name": "node-1", "by": "tester", "reason": "sold"}]
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 async def test_a_node_that_is_away_is_deleted_and_what_it_was_never_sent_is_over(
     client: Client, peers: Peers
 ) -> None:

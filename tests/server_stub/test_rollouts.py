@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
+BOTH_DATABASES = ["sqlite", "postgresql"]
 QUICK = {"probe_interval_s": 0.5, "probe_budget_s": 2.0, "probe_try_timeout_s": 1.0}
 
 
@@ -59,6 +60,7 @@ def in_flight(page: Any) -> int:
     return sum(step["state"] in {"ordered", "settling"} for step in page["steps"])
 
 
+@pytest.mark.parametrize("database_kind", BOTH_DATABASES, indirect=True)
 async def test_all_nodes_are_restarted_once_and_never_more_at_a_time(serve: Serve) -> None:
     async with (
         serve(**QUICK) as server,
@@ -117,6 +119,7 @@ async def test_a_node_that_does_not_come_back_well_is_a_failure(serve: Serve) ->
         assert nodes[1].effects == []
 
 
+@pytest.mark.parametrize("database_kind", BOTH_DATABASES, indirect=True)
 async def test_a_person_aborts_and_what_is_in_flight_comes_to_its_end(serve: Serve) -> None:
     async with (
         serve(**QUICK) as server,
@@ -182,6 +185,35 @@ async def test_a_server_restarted_in_the_middle_goes_on_and_orders_nobody_twice(
 
                 assert states(page) == ["done"] * 4
                 assert [len(node.effects) for node in nodes] == [1] * 4
+
+
+async def test_a_step_whose_commit_was_not_told_is_taken_up_and_not_made_twice(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve(**QUICK) as server,
+        obedient_nodes(server.url, 2) as nodes,
+        aiohttp.ClientSession() as http,
+    ):
+        client = Client(server.url, http)
+        await ready(client, nodes)
+        take_up, falls = server.commands.take_up, ["at the second step", "at the first"]
+
+        def failing(records: Any) -> None:
+            orders = list(records)
+            if orders and falls:
+                falls.pop()
+                raise OSError("the answer to the commit was lost")
+            take_up(orders)
+
+        monkeypatch.setattr(server.commands, "take_up", failing)
+        rollout = await begin(client, selector="*")
+        page = await until(client, rollout["id"], lambda page: page["is_finished"])
+        commands = (await client.get("/v1/commands", rollout=rollout["id"]))["commands"]
+
+        assert states(page) == ["done", "done"]
+        assert len(commands) == 2
+        assert [len(node.effects) for node in nodes] == [1, 1]
 
 
 async def test_nodes_that_are_gone_or_in_maintenance_are_skipped(serve: Serve) -> None:
