@@ -170,10 +170,10 @@ class Brakes:
 
     def note(self, node_id: str, stored: Stored, verdict: Verdict) -> None:
         """A node was judged: count it, and move the brake if that is too many."""
-        self._tally.note(node_id, stored, verdict, self._clock.monotonic())
-        if not is_demotion(stored, verdict):
+        if self._withheld and not is_demotion(stored, verdict):
             self._withheld.discard(node_id)
-        self._step()
+        if self._tally.note(node_id, stored, verdict, self._clock.monotonic()):
+            self._step()
 
     def withholds(self, node_id: str, stored: Stored, verdict: Verdict) -> bool:
         """Tell whether storing this verdict is frozen, and keep the node in mind for the release."""
@@ -336,7 +336,7 @@ class Brakes:
         async with self._writing:
             while self._unwritten:
                 moved = self._unwritten[0]
-                async with self._database.writing() as session:
+                async with self._database.writing("brakes") as session:
                     await store.put(session, moved.record)
                     events.append(session, moved.record.since_wall_at, moved.change, None, **moved.detail)
                 self._unwritten.popleft()

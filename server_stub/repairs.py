@@ -1,11 +1,10 @@
-"""The repair policy at work: needs are noted as nodes are judged, decided when they have lasted, and recorded.
+"""The repair policy at work: needs are noted as nodes are judged, and decided when they have lasted.
 
-    judged ─► need? ─► lasted? ─► what speaks against it? ─► intent stored ─► command submitted ─► completed
+    judged ─► need? ─► lasted? ─► what speaks against it? ─► intended ─► ordered through `Commands` ─► completed
 
-The intent spends the budgets before anything has an effect; the command's idempotency key follows from node,
-incarnation and episode, so a server that dies anywhere in between orders once and counts once. A decision is
-told as an event when it is another than before, not each time it is made. Orders go through `Commands` like
-anybody's. What a node needs, and what speaks against it, `core.repair` decides.
+A need is of one incarnation and without a break; any judgement that finds none ends it. A decision is told as
+an event when it is another than before, not each time it is made. What a node needs, and what speaks against
+it, `core.repair` decides; what was spent is the ledger's.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from nanny.protocol.messages import CommandKind
-from server_stub import events
 from server_stub.changes import EVENTS
 from server_stub.clock import iso
 from server_stub.core.repair import (
@@ -29,19 +27,16 @@ from server_stub.core.repair import (
     Why,
     Withheld,
     decide,
-    idempotency_key,
     need_of,
 )
-from server_stub.core.repair_budget import DAY_S, RepairBudget, age_of_stored
+from server_stub.repair_ledger import RepairLedger
 from server_stub.store import repairs as store
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncSession
     from structlog.typing import FilteringBoundLogger
 
-    from nanny.protocol.incarnation import Incarnation
     from server_stub.arrivals import ArrivalsByNode
     from server_stub.brakes import Brakes
     from server_stub.changes import Changes
@@ -55,8 +50,11 @@ if TYPE_CHECKING:
 
 TIME_TO_LIVE_S: Final = 60.0
 """An order that does not reach its nanny by then is void: the policy looks again."""
-KEPT_S: Final = 30 * DAY_S
 RETRY_S: Final = 5.0
+SLICE: Final = 200
+"""Needs decided before others get their turn on the event loop."""
+NAMES_SHOWN: Final = 20
+ORDERED: Final = "ordered"
 
 
 @dataclass(slots=True)
@@ -125,43 +123,16 @@ class Repairs:
         self._log = log
         self._metrics = metrics
         self._settings = settings
-        self._budgets = budgets
         self._recheck_s = recheck_s
-        self._budget = RepairBudget(budgets)
+        self._ledger = RepairLedger(database, clock, settings.mode, budgets)
         self._episodes: dict[str, Episode] = {}
         self._is_loaded = False
         self._woken = asyncio.Event()
 
     async def load(self) -> None:
-        """Take over what earlier processes spent, and find out what became of what they intended."""
-        now, wall_now = self._clock.monotonic(), self._clock.wall()
-
-        async def settle(session: AsyncSession) -> list[store.RepairRecord]:
-            await store.bring_back_from_the_future(session, wall_now)
-            await store.prune(session, wall_now - KEPT_S)
-            for intent in await store.unfinished(session):
-                await self._settle_intent(session, intent, wall_now)
-            return await store.since(session, wall_now - DAY_S)
-
-        records = await self._database.write(settle)
-        budget = RepairBudget(self._budgets)
-        for record in records:
-            # A dry run imitates the real one, whose orders count for it; not the other way round.
-            if self._settings.mode is RepairMode.DRY_RUN or not record.is_dry_run:
-                budget.spend(record.node_id, now - age_of_stored(record.wall_at, wall_now))
-        self._budget, self._is_loaded = budget, True
-
-    async def _settle_intent(
-        self, session: AsyncSession, intent: store.RepairRecord, wall_now: float
-    ) -> None:
-        assert intent.incarnation is not None  # `_order` stores it
-        episode = await store.episode(session, intent.node_id, intent.incarnation)
-        key = idempotency_key(intent.node_id, intent.incarnation, episode)
-        command_id = await store.command_of(session, key)
-        if command_id is None:
-            await store.drop(session, intent.id)
-        elif await store.complete(session, intent.id, command_id):
-            self._tell_order(session, wall_now, intent.node_id, intent.incarnation, intent.reason, command_id)
+        """Take over what earlier processes spent and intended."""
+        await self._ledger.load()
+        self._is_loaded = True
 
     # What comes in
 
@@ -240,26 +211,39 @@ class Repairs:
             return
         async with self._database.reading() as session:
             busy = await store.with_open_command(session, [node_id for _, node_id in due])
+        withheld: list[tuple[str, Episode, Withheld]] = []
         stopped: Refusal | None = None
-        for _, node_id in due:
-            stopped = await self._decide_one(node_id, busy) or stopped
+        for position, (_, node_id) in enumerate(due):
+            if position % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            stopped = await self._decide_one(node_id, busy, withheld) or stopped
         self._brakes.note_budget(stopped)
+        if withheld:
+            await self._tell_withheld(withheld)
 
-    async def _decide_one(self, node_id: str, busy: Collection[str]) -> Refusal | None:
-        """Decide one need; gives the fleet's refusal if that is what stopped it."""
+    async def _decide_one(
+        self, node_id: str, busy: Collection[str], withheld: list[tuple[str, Episode, Withheld]]
+    ) -> Refusal | None:
+        """Decide one need; gives the fleet's refusal if that is what stopped it.
+
+        Args:
+            node_id: of the node.
+            busy: nodes with a command that has no outcome yet.
+            withheld: gets what is to be told of it.
+        """
         episode, now = self._episodes.get(node_id), self._clock.monotonic()
         if episode is None:
             return None  # it ended while others were acted upon
         arrivals = self._arrivals.of(node_id)
         held_s = None if arrivals.nanny_report is None else arrivals.nanny_report.hold_remaining_s
-        fleet_refusal = self._budget.refuses_fleet(self._brakes.fleet_size, now)
+        fleet_refusal = self._ledger.budget.refuses_fleet(self._brakes.fleet_size, now)
         around = Circumstances(
             lifecycle=episode.lifecycle,
             listening_since_at=arrivals.listening_since_at,
             is_held=bool(held_s),
             is_demotion_brake_on=self._brakes.is_demotion_brake_on,
             has_open_command=node_id in busy,
-            node_refusal=self._budget.refuses_node(node_id, now),
+            node_refusal=self._ledger.budget.refuses_node(node_id, now),
             fleet_refusal=fleet_refusal,
             is_command_brake_lifted=self._brakes.is_command_brake_lifted,
         )
@@ -269,7 +253,9 @@ class Repairs:
             case Wait():
                 return None
             case Withheld(why=why):
-                await self._withhold(node_id, episode, decision)
+                is_own = why is Why.COMMAND_OPEN and episode.told == ORDERED
+                if episode.told != why and not is_own:
+                    withheld.append((node_id, episode, decision))
                 return fleet_refusal if why is Why.FLEET_BUDGET else None
             case Repair(is_dry_run=True):
                 await self._say(node_id, episode, decision)
@@ -277,114 +263,60 @@ class Repairs:
                 await self._order(node_id, episode, decision)
         return None
 
-    async def _withhold(self, node_id: str, episode: Episode, decision: Withheld) -> None:
-        is_own = decision.why is Why.COMMAND_OPEN and episode.told == "ordered"
-        if episode.told == decision.why or is_own:
-            return
-        self._metrics.count("repairs_withheld_total", why=decision.why)
-        self._log.info("repair withheld", node=node_id, why=str(decision.why), reason=decision.reason)
-        await self._tell(
-            "repair.withheld",
-            node_id,
-            why=decision.why,
-            reason=decision.reason,
-            incarnation=_text(episode.need.incarnation),
-            until=None if decision.until_at is None else self._iso(decision.until_at),
-        )
-        episode.told = decision.why
+    async def _tell_withheld(self, withheld: Sequence[tuple[str, Episode, Withheld]]) -> None:
+        by_why: dict[Why, list[str]] = {}
+        told: list[tuple[str, dict[str, Any]]] = []
+        for node_id, episode, decision in withheld:
+            by_why.setdefault(decision.why, []).append(node_id)
+            detail = {
+                "why": str(decision.why),
+                "reason": decision.reason,
+                "incarnation": None if episode.need.incarnation is None else str(episode.need.incarnation),
+                "until": None if decision.until_at is None else self._iso(decision.until_at),
+            }
+            told.append((node_id, detail))
+        await self._ledger.tell_withheld(told)
+        for _, episode, decision in withheld:
+            episode.told = decision.why
+        for why, node_ids in by_why.items():
+            self._metrics.count("repairs_withheld_total", len(node_ids), why=why)
+            self._log.info(
+                "repairs withheld", why=str(why), count=len(node_ids), nodes=node_ids[:NAMES_SHOWN]
+            )
+        self._changes.mark([EVENTS])
 
-    async def _say(self, node_id: str, episode: Episode, decision: Repair) -> None:
-        wall_now, incarnation = self._clock.wall(), str(decision.incarnation)
-        async with self._database.writing() as session:
-            await store.add(
-                session,
-                node_id=node_id,
-                wall_at=wall_now,
-                incarnation=incarnation,
-                reason=decision.reason,
-                is_dry_run=True,
-            )
-            events.append(
-                session, wall_now, "repair.dry-run", node_id, incarnation=incarnation, reason=decision.reason
-            )
-        self._budget.spend(node_id, self._clock.monotonic())
-        episode.told = "dry-run"
+    async def _say(self, node_id: str, episode: Episode, repair: Repair) -> None:
+        await self._ledger.say(node_id, repair)
+        episode.told = RepairMode.DRY_RUN
         self._metrics.count("repairs_total", mode=RepairMode.DRY_RUN)
         self._log.warning(
-            "repair would be ordered", node=node_id, incarnation=incarnation, reason=decision.reason
+            "repair would be ordered", node=node_id, incarnation=str(repair.incarnation), reason=repair.reason
         )
         self._changes.mark([EVENTS])
 
-    async def _order(self, node_id: str, episode: Episode, decision: Repair) -> None:
-        wall_now, incarnation = self._clock.wall(), str(decision.incarnation)
-
-        async def intend(session: AsyncSession) -> tuple[int, int]:
-            number = await store.episode(session, node_id, incarnation)
-            repair_id = await store.add(
-                session,
-                node_id=node_id,
-                wall_at=wall_now,
-                incarnation=incarnation,
-                reason=decision.reason,
-                is_dry_run=False,
-            )
-            return repair_id, number
-
-        repair_id, number = await self._database.write(intend)
-        self._budget.spend(node_id, self._clock.monotonic())
-        key = idempotency_key(node_id, incarnation, number)
+    async def _order(self, node_id: str, episode: Episode, repair: Repair) -> None:
+        intent = await self._ledger.intend(node_id, repair)
         command, _ = await self._commands.submit(
             node_id=node_id,
             kind=CommandKind.RESTART,
-            reason=f"repair: {decision.reason}",
+            reason=f"repair: {repair.reason}",
             actor=ACTOR,
             time_to_live_s=TIME_TO_LIVE_S,
-            target=decision.incarnation,
+            target=repair.incarnation,
             parameters={},
-            idempotency_key=key,
-            fingerprint=key.rpartition("-")[2],
+            idempotency_key=intent.key,
+            fingerprint=intent.key.rpartition("-")[2],
         )
-
-        async def complete(session: AsyncSession) -> None:
-            if await store.complete(session, repair_id, command.id):
-                self._tell_order(
-                    session, self._clock.wall(), node_id, incarnation, decision.reason, command.id
-                )
-
-        await self._database.write(complete)
-        episode.told = "ordered"
+        await self._ledger.complete(intent, command.id)
+        episode.told = ORDERED
         self._metrics.count("repairs_total", mode=RepairMode.ON)
         self._log.warning(
             "repair ordered",
             node=node_id,
-            incarnation=incarnation,
+            incarnation=str(repair.incarnation),
             command=command.id,
-            reason=decision.reason,
+            reason=repair.reason,
         )
-        self._changes.mark([EVENTS])
-
-    def _tell_order(
-        self,
-        session: AsyncSession,
-        wall_at: float,
-        node_id: str,
-        incarnation: str,
-        reason: str,
-        command_id: str,
-    ) -> None:
-        events.append(
-            session,
-            wall_at,
-            "repair.ordered",
-            node_id,
-            command=command_id,
-            incarnation=incarnation,
-            reason=reason,
-        )
-
-    async def _tell(self, type_: str, node_id: str, **detail: Any) -> None:
-        async with self._database.writing() as session:
-            events.append(session, self._clock.wall(), type_, node_id, **detail)
         self._changes.mark([EVENTS])
 
     def _iso(self, at: float) -> str:
@@ -394,7 +326,3 @@ class Repairs:
         now = self._clock.monotonic()
         waits = [episode.since_at + self._settings.after_s - now for episode in self._episodes.values()]
         return min([self._recheck_s, *(max(0.01, wait_s) for wait_s in waits if wait_s > 0)])
-
-
-def _text(incarnation: Incarnation | None) -> str | None:
-    return None if incarnation is None else str(incarnation)

@@ -172,7 +172,7 @@ def nannys_word(
 def need_of(facts: NodeFacts, beat_age_s: float | None, now: float, settings: RepairSettings) -> Need | None:
     """Give what ails the worker that only a restart ordered from here might help, None if nothing does."""
     probe, nanny = facts.probe, facts.nanny
-    if probe is None or nanny is None:
+    if probe is None or nanny is None or probe.result is ProbeClass.OK:
         return None
     word = nannys_word(facts, beat_age_s, now, settings)
     if word in {NannysWord.SILENT, NannysWord.AT_WORK}:

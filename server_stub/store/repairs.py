@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import delete, func, select, update
 
 from server_stub.core.command_lifecycle import OUTCOMES
+from server_stub.store.nodes import MANY
 from server_stub.store.tables import CommandRow, RepairRow
 
 if TYPE_CHECKING:
@@ -109,9 +110,7 @@ async def command_of(session: AsyncSession, key: str) -> str | None:
 
 async def with_open_command(session: AsyncSession, node_ids: Collection[str]) -> set[str]:
     """Give those of the nodes for which some command has no outcome yet."""
-    query = (
-        select(CommandRow.node_id)
-        .where(CommandRow.state.not_in(map(str, OUTCOMES)), CommandRow.node_id.in_(node_ids))
-        .distinct()
-    )
-    return set(await session.scalars(query))
+    query = select(CommandRow.node_id).where(CommandRow.state.not_in([str(outcome) for outcome in OUTCOMES]))
+    if len(node_ids) <= MANY:
+        query = query.where(CommandRow.node_id.in_(node_ids))
+    return set(await session.scalars(query.distinct())) & set(node_ids)
