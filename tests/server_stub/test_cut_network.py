@@ -1,39 +1,27 @@
-"""The demotion brake where the network is cut in truth: in a network namespace of the server's own."""
+"""A server whose own network is cut: all its checks fail at once, none raises, and all are well when it is back."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 100.0
+from tests.support.cut_network import NODES
+from tests.support.processes import spawn_python
+
+ROOT: Final = Path(__file__).parents[2]
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-@pytest.mark.slow
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
-def test_a_server_without_a_network_keeps_its_fleet_as_it_was_and_finds_it_again(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.support.cut_network", str(tmp_path / "server.sqlite3")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+def test_all_checks_fail_at_once_and_say_how_and_none_fails_afterwards() -> None:
+    program = "import runpy; runpy.run_module('tests.support.cut_network', run_name='__main__')"
+    with spawn_python(program, cwd=ROOT) as cut:
+        story = json.loads(cut.read_line(120.0) or "{}")
 
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
-    if found.get("not_allowed"):
-        pytest.skip("no network namespaces here")
-    assert found["results"]
-    assert set(found["results"]) <= {"timeout", "no-route"}
-    assert found["demoted"] < 12
-    assert set(found["told_of_the_kept"]) <= {"PENDING", "READY", "DEGRADED"}
-    assert found["brake"] == ["brake.on", "brake.off"]
-    assert found["commands"] == 0
+    assert story["before"] == {"ok": NODES}
+    assert set(story["cut, kept connections"]) <= {"timeout", "no-route"}
+    assert set(story["cut, new connections"]) <= {"timeout", "no-route"}
+    assert story["without a route"] == {"no-route": NODES}
+    assert story["after"] == {"ok": 2 * NODES}

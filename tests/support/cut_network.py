@@ -1,10 +1,8 @@
-"""A server whose own network is cut, in a network namespace of its own; run as a program, it tells what it saw.
+"""Run as a program: a prober in a network namespace of its own, whose only network is taken away and comes back.
 
-    python -m tests.support.cut_network DATABASE
-
-Server and fleet live in one process and one namespace that has nothing but a loopback interface. Taking that
-down is what a dead uplink is to the server: nothing comes through, nothing is refused, and nobody on the
-other side has done anything. unshare(2), netdevice(7).
+Says, as JSON, of what class the checks of NODES nodes were before, during and after. The nodes are in the same
+namespace, and well all the time: what is cut is the server's own network. Needs CAP_SYS_ADMIN.
+network_namespaces(7), netdevice(7).
 """
 
 from __future__ import annotations
@@ -16,96 +14,49 @@ import json
 import os
 import socket
 import struct
-import sys
-from typing import Any
+from collections import Counter
 
-from server_stub.config import ServerConfig
-from server_stub.main import running
-from tests.support.small_fleet import (
-    Rack,
-    ShiftedClock,
-    SmallFleet,
-    all_checked,
-    all_in,
-    commands_in,
-    events_of,
-    eventually,
-    states,
-)
+from server_stub.clock import SystemClock
+from server_stub.metrics import Metrics
+from server_stub.prober import Prober, ProbeSettings
+from tests.support.server_peers import healthz_server
 
+NODES = 30
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
-NODES = 24
 
 
-def enter_an_empty_network() -> None:
-    """Leave the machine's network for good.
-
-    Raises:
-        OSError: not allowed.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def set_loopback(*, up: bool) -> None:
+def set_loopback(flags: int) -> None:
+    """Take the loopback device up or down."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP if up else 0))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags))
 
 
-async def scenario(database: str) -> dict[str, Any]:
-    clock, fleet = ShiftedClock(), SmallFleet(Rack(f"n{number:02}" for number in range(NODES)))
-    config = ServerConfig(
-        port=0,
-        database=database,
-        probe_interval_s=0.5,
-        probe_budget_s=1.2,
-        probe_try_timeout_s=1.2,
-        offline_timeout_s=60.0,
-        silence_timeout_s=60.0,
-        hello_timeout_s=30.0,
-        repair="on",
-        repair_after_s=0.5,
-        log_level="critical",
-    )
-    await fleet.open()
-    try:
-        async with running(config, clock) as server:
-            await fleet.dial(server)
-            await all_in(server, "READY", NODES)
+async def check_all(prober: Prober, names: range, port: int, host: str = "127.0.0.1") -> dict[str, int]:
+    """Give how many checks came to which class."""
+    facts = await asyncio.gather(*(prober.check(f"n{n}", host, port) for n in names))
+    return dict(Counter(str(fact.result) for fact in facts))
 
-            set_loopback(up=False)
-            await eventually(lambda: server.brakes.is_demotion_brake_on, "the brake")
-            await all_checked(server)
-            cut = await states(server)
-            probes = [server.arrivals.of(name).probe for name in fleet.names]
-            results = sorted({str(probe.result) for probe in probes if probe is not None})
 
-            set_loopback(up=True)
-            await eventually(lambda: not server.brakes.is_demotion_brake_on, "the brake's release")
-            await fleet.hang_up()
-            await fleet.dial(server)
-            await all_in(server, "READY", NODES)
-            kept = {name for name, word in cut.items() if word == "READY"}
-            told = await events_of(server, "node.state")
-            return {
-                "results": results,
-                "demoted": NODES - len(kept),
-                "told_of_the_kept": sorted({detail["after"] for _, node, detail in told if node in kept}),
-                "brake": [type_ for type_, _, _ in await events_of(server, "brake.")],
-                "commands": len(await commands_in(server)),
-            }
-    finally:
-        await fleet.close()
+async def main() -> None:
+    """Tell the story."""
+    set_loopback(IFF_UP)
+    settings = ProbeSettings(budget_s=2.0, try_timeout_s=0.5)
+    async with healthz_server() as healthz, Prober(settings, SystemClock(), Metrics()) as prober:
+        known, new = range(NODES), range(NODES, 2 * NODES)
+        story = {"before": await check_all(prober, known, healthz.port)}
+        set_loopback(0)
+        story["cut, kept connections"] = await check_all(prober, known, healthz.port)
+        story["cut, new connections"] = await check_all(prober, new, healthz.port)
+        story["without a route"] = await check_all(prober, new, healthz.port, "192.0.2.1")
+        set_loopback(IFF_UP)
+        story["after"] = await check_all(prober, range(2 * NODES), healthz.port)
+    print(json.dumps(story), flush=True)
 
 
 if __name__ == "__main__":
-    try:
-        enter_an_empty_network()
-    except PermissionError:
-        print(json.dumps({"not_allowed": True}))
-        sys.exit(0)
-    set_loopback(up=True)
-    print(json.dumps(asyncio.run(scenario(sys.argv[1]))), flush=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    asyncio.run(main())
