@@ -103,6 +103,29 @@ def test_an_order_of_the_server_arrives_through_link_and_ends_with_its_outcome(n
     assert after["nanny"]["worker"]["pid"] != before["worker"]["pid"]
 
 
+def test_evidence_reaches_the_server_through_the_sandbox_and_nothing_else_of_the_state_does(
+    node: Node,
+) -> None:
+    name = node.status()["node_name"]
+    server_stub = f"{PREFIX}/bin/server-stub"
+    to_server = ("--url", "http://127.0.0.1:8470")
+    node.box.run(
+        server_stub, "order", "collect-evidence", name, "--reason", "a look", "--wait", "60s", *to_server
+    )
+
+    told = json.loads(node.box.run(server_stub, "evidence", "list", name, "--json", *to_server))
+    bundle = told["evidence"][0]["bundle"]
+    node.box.run(server_stub, "evidence", "fetch", name, bundle, "-o", "/run/bundle.tar.gz", *to_server)
+    files = node.box.run("tar", "-tzf", "/run/bundle.tar.gz").split()
+    as_link = ("setpriv", "--reuid=nodenanny-link", "--regid=nodenanny", "--clear-groups")
+    journal = node.box.sh(f"{' '.join(as_link)} cat /var/lib/nodenanny/journal*.jsonl 2>&1 || true")
+    listing = node.box.sh(f"{' '.join(as_link)} ls /var/lib/nodenanny 2>&1 || true")
+
+    assert f"{bundle}/summary.txt" in files
+    assert "Permission denied" in journal or "No such file" in journal
+    assert "Permission denied" in listing
+
+
 def test_a_link_that_dies_or_hangs_is_replaced_and_the_worker_does_not_notice(node: Node) -> None:
     worker = node.status()["worker"]["pid"]
     with node.drop_in("WatchdogSec=6s", unit="nodenanny-link"):
