@@ -125,13 +125,14 @@ def _quiet_figures(
     checks = run.results.checks
     lost = sum(number for result, number in checks.items() if result != "ok")
     asked = sum(checks.values())
-    words = f"{100 * lost / asked:.0f} % of the checks failed" if asked and lost > asked / 1000 else ""
+    words = f"; {100 * lost / asked:.0f} % of the checks failed" if asked and lost > asked / 1000 else ""
+    own_percent = run.cpu_percent - idle_percent
+    words = f"{run.cpu_percent:.1f} with the watch" + words
     yield single(
-        f"{name}: CPU", "% of a core", run.cpu_percent, whose=whose, limits=limits(most(10)), words=words
+        f"{name}: CPU", "% of a core", own_percent, whose=whose, limits=limits(most(10)), words=words
     )
     if run.probes:
-        spent_s = seen.cpu_s - idle_percent / 100 * seen.took_s
-        cost_ms = spent_s / run.probes * 1e6
+        cost_ms = own_percent / 100 * seen.took_s / run.probes * 1e6
         yield single(f"{name}: CPU for 1,000 probes", "ms", cost_ms, whose=whose)
     waited = f"waited {100 * seen.run_delay_s / seen.took_s:.1f} % of the time for a core"
     yield measured(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from server_stub.store.faults import DatabaseUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -29,11 +31,15 @@ class GroupCommit(Generic[N, T]):
     """One queue of news to one database."""
 
     def __init__(
-        self, database: Database, store: Callable[[AsyncSession, Sequence[N]], Awaitable[Sequence[T]]]
+        self,
+        database: Database,
+        store: Callable[[AsyncSession, Sequence[N]], Awaitable[Sequence[T]]],
+        operation: str = "commands",
     ) -> None:
-        """Take what stores a sequence of news, and gives a result for each."""
+        """Take what stores a sequence of news, and gives a result for each; `operation` is for the metrics."""
         self._database = database
         self._store = store
+        self._operation = operation
         self._waiting: list[tuple[N, asyncio.Future[T]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -64,7 +70,12 @@ class GroupCommit(Generic[N, T]):
     async def _is_committed(self, group: Sequence[tuple[N, asyncio.Future[T]]]) -> bool:
         told = [news for news, _ in group]
         try:
-            results = await self._database.write(lambda session: self._store(session, told), "commands")
+            results = await self._database.write(lambda session: self._store(session, told), self._operation)
+        except DatabaseUnavailable as error:
+            for _, future in group:  # alone it would be the same, one wait after the other
+                if not future.done():
+                    future.set_exception(error)
+            return True
         except Exception:
             return False  # whose it is, each alone will tell
         for (_, future), result in zip(group, results, strict=True):
@@ -74,7 +85,9 @@ class GroupCommit(Generic[N, T]):
 
     async def _commit_alone(self, news: N, future: asyncio.Future[T]) -> None:
         try:
-            [result] = await self._database.write(lambda session: self._store(session, [news]), "commands")
+            [result] = await self._database.write(
+                lambda session: self._store(session, [news]), self._operation
+            )
         except Exception as error:
             if not future.done():
                 future.set_exception(error)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, assert_never
 
 from aiohttp import web
@@ -41,13 +42,13 @@ from nanny.protocol.session_events import (
 )
 from server_stub import fault_point
 from server_stub.changes import EVENTS, NODES
+from server_stub.group_commit import GroupCommit
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
 from server_stub.store import nodes
 from server_stub.store.faults import DatabaseUnavailable
-from server_stub.store.nodes import IdentityConflict, TooManyNodes
+from server_stub.store.nodes import Arrival, Greeting, IdentityConflict, TooManyNodes
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
     from structlog.typing import FilteringBoundLogger
 
     from nanny.protocol.messages import ApplicationMessage, Hello
@@ -98,6 +99,9 @@ class Links:
         self._config = session_config
         self._limit = limit
         self._nodes_limit = nodes_limit
+        # A fleet returns at once: what it says goes in groups.
+        self._greetings = GroupCommit(database, nodes.meet_all, "registry")
+        self._registrations = GroupCommit(database, nodes.register_all, "registry")
         self._present = 0
         self._sessions: dict[tuple[Role, str], LinkSession] = {}
         self._sockets: dict[tuple[Role, str], LinkSocket] = {}
@@ -133,6 +137,10 @@ class Links:
         for socket in sockets:
             socket.close("shutting-down", "the server is stopping", 1.0)
         await asyncio.gather(*(socket.gone() for socket in sockets), return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._greetings.close()
+                await self._registrations.close()
 
     # One connection
 
@@ -173,15 +181,13 @@ class Links:
         newer = self._newer_incarnation(hello) if role is Role.WORKER else None
         if newer is not None:
             return "stale-incarnation", f"its nanny runs incarnation {newer} now", RETRY_AFTER_S
-        wall_now, is_link = self._clock.wall(), role is Role.LINK
-
-        async def meet(session: AsyncSession) -> bool:
-            return await nodes.meet(
-                session, hello, is_link=is_link, wall_at=wall_now, limit=self._nodes_limit
-            )
-
+        is_link = role is Role.LINK
         try:
-            if await self._database.write(meet, "registry"):
+            async with self._database.reading() as session:
+                if await nodes.is_met(session, hello, is_link=is_link):
+                    return None
+            greeting = Greeting(hello, is_link, self._clock.wall(), self._nodes_limit)
+            if await self._greetings.put(greeting):
                 self._log.info("new node", node=hello.node_id, name=hello.node_name, machine=hello.machine_id)
                 self._changes.mark([EVENTS])
         except IdentityConflict as conflict:
@@ -331,10 +337,7 @@ class Links:
         node_id, wall_now = socket.node_id, self._clock.wall()
         address = registration.addresses[0] if registration.addresses else ""
 
-        async def register(session: AsyncSession) -> bool:
-            return await nodes.register(session, node_id, registration, address, wall_now)
-
-        is_reborn = await self._database.write(register, "registry")
+        is_reborn = await self._registrations.put(Arrival(node_id, registration, address, wall_now))
         now = self._clock.monotonic()
         self._arrivals.of(node_id).registered(registration.incarnation, now, is_reborn=is_reborn)
         socket.send(Registered(node_id))

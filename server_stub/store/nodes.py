@@ -197,6 +197,56 @@ async def meet(
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """A node's Hello, as it came."""
+
+    hello: Hello
+    is_link: bool
+    wall_at: float
+    limit: int
+    """Of nodes that the server keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A worker's registration, as it came."""
+
+    node_id: str
+    registration: Registration
+    address: str
+    wall_at: float
+
+
+async def is_met(session: AsyncSession, hello: Hello, *, is_link: bool) -> bool:
+    """Tell whether to meet this node again would change nothing: a fleet that returns is to cost no writes."""
+    found = await session.execute(
+        select(NodeRow.machine_id, NodeRow.name, NodeRow.has_link).where(NodeRow.id == hello.node_id)
+    )
+    row = found.first()
+    return (
+        row is not None
+        and row.machine_id == hello.machine_id
+        and (not hello.node_name or row.name == hello.node_name)
+        and (row.has_link or not is_link)
+    )
+
+
+async def meet_all(session: AsyncSession, greetings: Sequence[Greeting]) -> list[bool]:
+    """Meet each, in order; raises as `meet` does, for the first that it raises for."""
+    return [
+        await meet(session, one.hello, is_link=one.is_link, wall_at=one.wall_at, limit=one.limit)
+        for one in greetings
+    ]
+
+
+async def register_all(session: AsyncSession, arrivals: Sequence[Arrival]) -> list[bool]:
+    """Register each, in order; tells of each what `register` does."""
+    return [
+        await register(session, one.node_id, one.registration, one.address, one.wall_at) for one in arrivals
+    ]
+
+
 async def register(
     session: AsyncSession, node_id: str, registration: Registration, address: str, wall_at: float
 ) -> bool:

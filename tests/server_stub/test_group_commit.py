@@ -10,6 +10,7 @@ from sqlalchemy import event, text
 
 from server_stub.group_commit import MOST, GroupCommit
 from server_stub.store.engine import Database, sqlite_url
+from server_stub.store.faults import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -76,3 +77,20 @@ async def test_a_caller_who_has_gone_stops_nobody(database: Database) -> None:
     assert await stays == 4
     await group.close()
     assert await kept(database) == [1, 2]
+
+
+async def test_a_database_that_does_not_answer_is_waited_for_once_and_not_by_each_in_turn(
+    database: Database,
+) -> None:
+    tries = 0
+
+    async def unavailable(_session: AsyncSession, numbers: Sequence[int]) -> list[int]:
+        nonlocal tries
+        tries += 1
+        raise DatabaseUnavailable("no answer")
+
+    group = GroupCommit(database, unavailable)
+    found = await asyncio.gather(*(group.put(number) for number in range(50)), return_exceptions=True)
+
+    assert [type(one) for one in found] == [DatabaseUnavailable] * 50
+    assert tries == 1

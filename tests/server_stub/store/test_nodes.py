@@ -322,3 +322,31 @@ async def test_rows_that_people_change_meanwhile_keep_that_change(database: Data
         records = await nodes.read(session)
     assert sum(record.version_id - 1 for record in records) == 100 + wins
     assert {record.name for record in records} == {f"renamed {number}" for number in range(50, 100)}
+
+
+@pytest.mark.parametrize(
+    ("role", "said", "expected"),
+    [
+        (Role.LINK, {}, True),
+        (Role.WORKER, {}, True),
+        (Role.LINK, {"node_id": "another"}, False),
+        (Role.LINK, {"node_name": "renamed"}, False),
+        (Role.LINK, {"machine_id": "a-copy"}, False),
+    ],
+)
+async def test_a_node_is_met_when_to_meet_it_again_would_change_nothing(
+    role: Role, said: dict[str, Any], expected: bool, database: Database
+) -> None:
+    await meet(database)
+    async with database.reading() as session:
+        met = await nodes.is_met(
+            session, hello(role, **({"node_id": "node-1"} | said)), is_link=role is Role.LINK
+        )
+    assert met is expected
+
+
+async def test_the_first_link_of_a_known_node_is_still_to_be_met(database: Database) -> None:
+    await meet(database, role=Role.WORKER)
+    async with database.reading() as session:
+        assert await nodes.is_met(session, hello(Role.WORKER), is_link=False) is True
+        assert await nodes.is_met(session, hello(Role.LINK), is_link=True) is False
