@@ -274,13 +274,21 @@ class Syncer:
         try:
             record = self._known.get(node_id)
             if record is None:
-                return self._tasks.create_task(self._read_and_check(node_id), name=f"row of {node_id}")
+                return self._begin_reading(node_id)
             if record.healthz is None:
                 return None
             return self._prober.begin(node_id, *record.healthz, partial(self._probed, record))
         except Exception:
             self._check_failed(node_id)
             return None
+
+    def _begin_reading(self, node_id: str) -> Cancellable | None:
+        reading = self._read_and_check(node_id)
+        try:
+            return self._tasks.create_task(reading, name=f"row of {node_id}")
+        except RuntimeError:
+            reading.close()
+            return None  # we are being stopped
 
     async def _read_and_check(self, node_id: str) -> None:
         record = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-
-import pytest
+from typing import TYPE_CHECKING
 
 from server_stub import loop_watch
 from server_stub.log import configure
 from server_stub.loop_watch import LoopWatch
 from server_stub.metrics import Metrics
+
+if TYPE_CHECKING:
+    import pytest
 
 HELD_S = 0.3
 
