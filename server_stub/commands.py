@@ -28,6 +28,7 @@ from server_stub.core.command_lifecycle import CommandState, is_finished, may_ex
 from server_stub.group_commit import GroupCommit
 from server_stub.store import commands as store
 from server_stub.store.commands import CommandRecord, Moved, News
+from server_stub.store.faults import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -283,8 +284,11 @@ class Commands:
         waiting = [future for node_id in batch for future in self._due.pop(node_id)]
         try:
             await self._deliver_to([node_id for node_id in batch if node_id in self._open])
-        except Exception:
-            self._log.exception("delivery failed", nodes=batch[:10], count=len(batch))
+        except Exception as error:
+            if isinstance(error, DatabaseUnavailable):
+                self._log.error("commands wait for the database", count=len(batch), why=str(error))
+            else:
+                self._log.exception("delivery failed", nodes=batch[:10], count=len(batch))
             for node_id in batch:
                 self._look_again(node_id, RETRY_S)
         finally:

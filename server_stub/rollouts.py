@@ -37,6 +37,7 @@ from server_stub.selection import known_incarnation
 from server_stub.store import commands as command_store
 from server_stub.store import nodes
 from server_stub.store import rollouts as store
+from server_stub.store.faults import DatabaseUnavailable
 from server_stub.store.rollouts import RolloutRecord
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.5
 """How often the nodes of a rollout are looked at."""
+SWEEP_S: Final = 60.0
+"""How often the database is asked for rollouts that no answer told of."""
+RETRY_S: Final = 5.0
+"""After the database did not answer."""
 SPARE: Final = 32
 """So many more nodes are looked at than there is room for: some may have to be skipped."""
 
@@ -93,31 +98,52 @@ class Rollouts:
         self._clock = clock
         self._log = log
         self._active: dict[str, _Active] = {}
+        self._unknown: set[str] = set()
+        """Of these, what is to be read again: a commit may have happened without its answer."""
         self._turn = asyncio.Lock()
         """Whoever changes a rollout has it: the loop, or a person who aborts."""
         self._last_id: str | None = None
         self._woken = asyncio.Event()
 
     async def load(self) -> None:
-        """Take over what an earlier process left under way."""
+        """Take over what is under way and not known here: left by an earlier process, or by a lost commit."""
         async with self._database.reading() as session:
             for record in await store.unfinished(session):
-                self._active[record.id] = await self._read_active(session, record)
+                if record.id not in self._active:
+                    self._active[record.id] = await self._read_active(session, record)
 
     async def run(self) -> None:
         """Bring every rollout on, until cancelled."""
+        swept_at = self._clock.monotonic()
         while True:
             self._woken.clear()
-            for rollout_id in list(self._active):
-                try:
-                    async with self._turn:
-                        await self._advance(rollout_id)
-                except Exception:
-                    self._log.exception("rollout could not go on", rollout=rollout_id)
-                    await self._read_again(rollout_id)
+            now = self._clock.monotonic()
+            try:
+                if now >= swept_at + SWEEP_S:
+                    swept_at = now
+                    await self.load()
+                await self._advance_all()
+            except DatabaseUnavailable as error:
+                self._log.error("rollouts wait for the database", why=str(error))
+                self._unknown |= self._active.keys()
+                await asyncio.sleep(RETRY_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S if self._active else None):
+                async with asyncio.timeout(LOOK_S if self._active else SWEEP_S):
                     await self._woken.wait()
+
+    async def _advance_all(self) -> None:
+        """Bring every rollout on; one that cannot is that one's trouble, unless it is the database's."""
+        for rollout_id in list(self._active):
+            try:
+                async with self._turn:
+                    if rollout_id in self._unknown:
+                        await self._read_again(rollout_id)
+                    await self._advance(rollout_id)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                self._log.exception("rollout could not go on", rollout=rollout_id)
+                self._unknown.add(rollout_id)
 
     def nodes_under_way(self) -> dict[str, str]:
         """Give the nodes whose turn is not over, with the id of their rollout."""
@@ -301,16 +327,14 @@ class Rollouts:
 
     async def _read_again(self, rollout_id: str) -> None:
         """Somebody else has changed it, or a commit's fate is unknown: go by what is stored."""
-        try:
-            async with self._database.reading() as session:
-                record = await store.find(session, rollout_id)
-                if record is None or record.is_finished:
-                    self._active.pop(rollout_id, None)
-                    return
+        async with self._database.reading() as session:
+            record = await store.find(session, rollout_id)
+            if record is None or record.is_finished:
+                self._active.pop(rollout_id, None)
+            else:
                 self._active[rollout_id] = await self._read_active(session, record)
-            await self._commands.load()
-        except Exception:
-            self._log.exception("rollout could not be read", rollout=rollout_id)
+        await self._commands.load()
+        self._unknown.discard(rollout_id)
 
     async def _read_active(self, session: AsyncSession, record: RolloutRecord) -> _Active:
         now = self._clock.monotonic()
