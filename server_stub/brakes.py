@@ -345,8 +345,7 @@ class Brakes:
     def _pause_s(self) -> float | None:
         lifts = [kept.brake.lifted_until_at for kept in self._kept.values()]
         until_at = min((at for at in lifts if at is not None), default=None)
-        pause_s = None if until_at is None else max(0.01, until_at - self._clock.monotonic())
-        if self.is_demotion_brake_on:
-            # A brake that was taken over may be released by time alone.
-            return min(RETRY_S, pause_s or RETRY_S)
-        return pause_s
+        if until_at is not None:
+            return min(RETRY_S, max(0.01, until_at - self._clock.monotonic()))
+        # What is on may be released by time alone; what is off moves only when a node is judged.
+        return RETRY_S if self.is_demotion_brake_on else None

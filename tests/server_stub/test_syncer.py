@@ -55,10 +55,10 @@ class Interfering(Database):
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
+    async def writing(self, operation: str = "other") -> AsyncIterator[AsyncSession]:
         if self.meanwhile is not None:
             await self.meanwhile()
-        async with super().writing() as session:
+        async with super().writing(operation) as session:
             yield session
 
 
