@@ -44,6 +44,7 @@ from server_stub.links import Links
 from server_stub.log import configure
 from server_stub.loop_watch import LoopWatch
 from server_stub.metrics import Metrics
+from server_stub.old_objects import freeze_now_and_then
 from server_stub.prober import Prober, ProbeSettings
 from server_stub.repairs import Repairs
 from server_stub.rollouts import Rollouts
@@ -361,11 +362,13 @@ async def serve(config: ServerConfig) -> None:
         loop.add_signal_handler(signum, stop.set)
     async with running(config) as server:
         stopped = asyncio.create_task(stop.wait(), name="stop signal")
+        freezing = asyncio.create_task(freeze_now_and_then(), name="old objects")
         try:
             await asyncio.wait({stopped, server.failed}, return_when=asyncio.FIRST_COMPLETED)
             if server.failed.done():
                 server.failed.result()
         finally:
+            await _cancel(freezing)
             await _cancel(stopped)
 
 

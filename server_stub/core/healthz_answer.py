@@ -44,7 +44,7 @@ DNS: Final = Answer(ProbeClass.DNS)
 def classify(status_code: int, body: bytes, node_id: str) -> Answer:
     """Read an answer of /healthz: 200 or 503 with a JSON object that has a `status`."""
     try:
-        content: Any = json.loads(body)
+        content: Any = json.loads(body.decode())  # UTF-8 is all that JSON may be
     except (ValueError, RecursionError):
         return BAD_ANSWER
     if not isinstance(content, dict) or content.get("node_id", node_id) != node_id:
