@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -108,6 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     results = Results()
     code = 0
+    # Told to end it ends as by Ctrl-C; and so it does where a shell in the background has taken Ctrl-C from it.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             server = arguments.server
