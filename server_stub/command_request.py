@@ -140,7 +140,7 @@ def parse_selection(body: dict[str, Any]) -> Selection:
     expected = f"expected a list of 1 to {MAX_NAMES} names or ids, each once"
     if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES:
         raise invalid("nodes", expected)
-    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME and _is_unicode(name) for name in names):
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME and _is_storable(name) for name in names):
         raise invalid("nodes", expected)
     if len(set(names)) != len(names):
         raise invalid("nodes", expected)
@@ -196,17 +196,18 @@ def text_of(body: dict[str, Any], field: str, limit: int, default: str | None) -
     value = body.get(field, default)
     if not isinstance(value, str) or not value.strip() or len(value) > limit:
         raise invalid(field, f"expected text of 1 to {limit} characters")
-    if not _is_unicode(value):
-        raise invalid(field, "expected text without lone surrogates")
+    if not _is_storable(value):
+        raise invalid(field, "expected text without NUL and lone surrogates")
     return value
 
 
-def _is_unicode(value: str) -> bool:
+def _is_storable(value: str) -> bool:
+    """Tell whether every database and every reader can have it: Unicode, and no NUL."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in value
 
 
 def _time_to_live_s(value: Any) -> float:
@@ -236,13 +237,13 @@ def _parameters(value: Any) -> dict[str, Scalar]:
             case None | bool():
                 is_good = True
             case str():
-                is_good = len(parameter) <= MAX_PARAMETER_TEXT and _is_unicode(parameter)
+                is_good = len(parameter) <= MAX_PARAMETER_TEXT and _is_storable(parameter)
             case int():
                 is_good = abs(parameter) <= MAX_INTEGER
             case float():
                 is_good = isfinite(parameter)
             case _:
                 is_good = False
-        if not is_good or not 0 < len(name) <= 128 or not _is_unicode(name):
+        if not is_good or not 0 < len(name) <= 128 or not _is_storable(name):
             raise invalid("parameters", expected)
     return value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from server_stub.event_stream import MEDIA_TYPE as EVENT_STREAM
 from server_stub.problems import STATUS
-from server_stub.request_schemas import REQUEST_SCHEMAS
+from server_stub.request_schemas import NO_NUL, REQUEST_SCHEMAS
 from server_stub.schemas import SCHEMAS, Schema, ref
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PROBLEM_TYPE: Final = "application/problem+json"
 
 _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
-_NO_NUL: Final = r"^[^\x00]*$"
 _PATH_PARAMETERS: Final[Mapping[str, str]] = {
     "node": "A node's name or id.",
     "command": "A command's id.",
@@ -92,7 +91,7 @@ def _operation(route: Route) -> dict[str, Any]:
                     "in": "path",
                     "required": True,
                     "description": _PATH_PARAMETERS[name],
-                    "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": _NO_NUL},
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": NO_NUL},
                 }
                 for name in _PATH_NAME.findall(route.path)
             ),
@@ -112,7 +111,7 @@ def _operation(route: Route) -> dict[str, Any]:
 def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
     schema = dict(parameter.schema)
     if where == "query" and schema.get("type") == "string" and "format" not in schema:
-        schema.setdefault("pattern", _NO_NUL)
+        schema.setdefault("pattern", NO_NUL)
     return {
         "name": parameter.name,
         "in": where,

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 
+NO_NUL: Final = r"^[^\x00]*$"
+"""PostgreSQL stores none."""
+
 
 def text(limit: int) -> Schema:
     """Give the schema of a text that says something."""
@@ -67,11 +70,11 @@ _ORDER: Final[Mapping[str, Schema]] = {
     "parameters": {
         "type": "object",
         "maxProperties": MAX_PARAMETERS,
-        "propertyNames": {"minLength": 1, "maxLength": 128},
+        "propertyNames": {"minLength": 1, "maxLength": 128, "pattern": NO_NUL},
         "additionalProperties": {
             "anyOf": [
                 {"type": ["null", "boolean"]},
-                {"type": "string", "maxLength": MAX_PARAMETER_TEXT},
+                {"type": "string", "maxLength": MAX_PARAMETER_TEXT, "pattern": NO_NUL},
                 {"type": "integer", "minimum": -MAX_INTEGER, "maximum": MAX_INTEGER},
                 {"type": "number"},
             ]
@@ -81,7 +84,7 @@ _ORDER: Final[Mapping[str, Schema]] = {
 _SELECTION: Final[Mapping[str, Schema]] = {
     "nodes": {
         "type": "array",
-        "items": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+        "items": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": NO_NUL},
         "minItems": 1,
         "maxItems": MAX_NAMES,
         "uniqueItems": True,

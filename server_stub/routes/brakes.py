@@ -11,13 +11,12 @@ from aiohttp import web
 
 from server_stub.authorisation import Permission
 from server_stub.brakes import LONGEST_LIFT_S
+from server_stub.command_request import MAX_ACTOR, MAX_REASON, text_of
 from server_stub.core.brakes import BrakeName
 from server_stub.problems import Problem
 from server_stub.routing import Route, Routes, json_body
 
 DEFAULT_LIFT_S: Final = 3600.0
-MAX_REASON: Final = 1024
-MAX_ACTOR: Final = 256
 _FIELDS: Final = frozenset({"reason", "actor", "for_s"})
 
 
@@ -66,8 +65,8 @@ class BrakeRoutes(Routes):
             raise _invalid(field, f"no such field; there are {', '.join(sorted(_FIELDS))}")
         await self.services.brakes.lift(
             BrakeName(name),
-            reason=_text(body, "reason", MAX_REASON, None),
-            actor=_text(body, "actor", MAX_ACTOR, f"api@{request.remote or 'unknown'}"),
+            reason=text_of(body, "reason", MAX_REASON, None),
+            actor=text_of(body, "actor", MAX_ACTOR, f"api@{request.remote or 'unknown'}"),
             for_s=_for_s(body.get("for_s", DEFAULT_LIFT_S)),
         )
         return web.json_response({"brakes": self.services.brakes.view()})
@@ -75,17 +74,6 @@ class BrakeRoutes(Routes):
 
 def _invalid(field: str, expected: str) -> Problem:
     return Problem("invalid", f"{field}: {expected}", field=field)
-
-
-def _text(body: dict[str, Any], field: str, limit: int, default: str | None) -> str:
-    value = body.get(field, default)
-    if not isinstance(value, str) or not value.strip() or len(value) > limit:
-        raise _invalid(field, f"expected text of 1 to {limit} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _invalid(field, "expected text without lone surrogates") from None
-    return value
 
 
 def _for_s(value: Any) -> float:

@@ -129,6 +129,8 @@ GOOD = {"kind": "restart", "reason": "why"}
         (GOOD | {"reason": "  "}, "reason"),
         (GOOD | {"reason": "x" * 1025}, "reason"),
         (GOOD | {"reason": "\ud800"}, "reason"),
+        (GOOD | {"reason": "a\0b"}, "reason"),
+        (GOOD | {"parameters": {"a": "\0"}}, "parameters"),
         (GOOD | {"actor": 5}, "actor"),
         (GOOD | {"time_to_live_s": 0}, "time_to_live_s"),
         (GOOD | {"time_to_live_s": True}, "time_to_live_s"),
