@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from nanny.common.settings import Problem, setting
 from server_stub import fault_point
@@ -237,6 +238,10 @@ def check(config: ServerConfig) -> Iterator[Problem]:
             "at most offline_timeout_s: DEGRADED comes before NOT_READY",
             also=("offline_timeout_s",),
         )
+    if config.webhook_url is not None:
+        parts = urlsplit(config.webhook_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            yield Problem("webhook_url", config.webhook_url, "a URL such as https://example.org/events")
     if not is_loopback(config.host) and not config.insecure_bind:
         yield Problem(
             "host",

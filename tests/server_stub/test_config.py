@@ -37,6 +37,9 @@ def test_every_setting_is_explained() -> None:
         ({"host": "::"}, "host"),
         ({"host": "node.example"}, "host"),
         ({"host": ""}, "host"),
+        ({"webhook_url": "example.org/x"}, "webhook_url"),
+        ({"webhook_url": "ftp://example.org"}, "webhook_url"),
+        ({"webhook_url": "https://"}, "webhook_url"),
     ],
 )
 def test_what_cannot_work_is_a_problem_of_that_key(changed: dict[str, Any], key: str) -> None:
@@ -54,6 +57,7 @@ def test_what_cannot_work_is_a_problem_of_that_key(changed: dict[str, Any], key:
         {"host": "::1"},
         {"host": "127.3.2.1"},
         {"host": "localhost"},
+        {"webhook_url": "https://example.org/x"},
         {"host": "0.0.0.0", "insecure_bind": True},
     ],
 )
