@@ -7,7 +7,6 @@ The database is a SQLite file, unless a test asks for both kinds with
 from __future__ import annotations
 
 import asyncio
-import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +30,13 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
 
 
-TEMPLATE = "nodenanny_template"
-_numbers = itertools.count(1)
-
-
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[postgres.Cluster]:
-    """A private PostgreSQL for all tests that want one, with a template of the server's schema."""
+    """A private PostgreSQL for all tests that want one."""
     if postgres.installed() is None:
         pytest.skip(f"PostgreSQL {postgres.OLDEST} or newer is not installed: make system-deps")
     with postgres.running_cluster() as cluster:
-        asyncio.run(postgres.make_template(cluster, TEMPLATE))
+        asyncio.run(postgres.make_databases(cluster))
         yield cluster
 
 
@@ -57,13 +52,11 @@ def cluster(request: pytest.FixtureRequest, database_kind: str) -> postgres.Clus
 
 
 @pytest.fixture
-async def database_url(cluster: postgres.Cluster | None, tmp_path: Path) -> AsyncIterator[str]:
-    """A new database that is gone after the test."""
+async def database_url(cluster: postgres.Cluster | None, tmp_path: Path) -> str:
+    """A database of this test's alone, with the server's tables (or none yet) and no rows."""
     if cluster is None:
-        yield sqlite_url(str(tmp_path / "server.sqlite3"))
-    else:
-        async with cluster.fresh_database(f"test_{next(_numbers)}", TEMPLATE) as url:
-            yield url
+        return sqlite_url(str(tmp_path / "server.sqlite3"))
+    return await cluster.emptied(postgres.SERVED)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A private PostgreSQL for tests: its own cluster in a directory of its own, gone without a trace afterwards.
 
-One cluster a test session, started when the first test asks for it; one fresh database a test, cloned from a template
-that the server's own migrations have made. It runs as an unprivileged user (as root PostgreSQL refuses to start), listens
+One cluster a test session, started when the first test asks for it; each test gets a database that is empty. It runs as an unprivileged user (as root PostgreSQL refuses to start), listens
 on a Unix socket alone, and dies with this process even if that is killed. Durability is off (`fsync`, `synchronous_commit`,
 `full_page_writes`): no test here is about a power cut, and the numbers of benchmarks don't come from it. Where PostgreSQL
 isn't installed the tests are skipped with that reason; `make system-deps` brings it. initdb(1), postgres(1).
@@ -20,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 OLDEST = 15
 START_TIMEOUT_S = 60.0
@@ -40,7 +39,7 @@ SETTINGS = {
     "full_page_writes": "off",
     "max_connections": "60",
     "shared_buffers": "32MB",
-    "autovacuum": "off",  # it would hold a template while a test clones it
+    "autovacuum": "off",
     "logging_collector": "off",
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
@@ -66,6 +65,27 @@ def _version(path: str) -> int:
     return int(numbers[0]) if numbers and numbers[0].isdigit() else 0
 
 
+SERVED = "served"
+BARE = "bare"
+
+_ALONE = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+_EMPTY = """
+    DO $$
+    DECLARE one text;
+    BEGIN
+        SET LOCAL session_replication_role = replica; -- no foreign keys meanwhile, so no order either
+        FOR one IN SELECT tablename FROM pg_tables
+            WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+        LOOP EXECUTE format('DELETE FROM %I', one); END LOOP;
+        FOR one IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'
+        LOOP PERFORM setval(one, 1, false); END LOOP;
+    END $$
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """A running PostgreSQL; `pid` is its postmaster's."""
@@ -77,14 +97,21 @@ class Cluster:
     def url(self, database: str) -> str:
         return f"postgresql://{self.user}@/{database}?host={self.directory}"
 
-    @asynccontextmanager
-    async def fresh_database(self, name: str, template: str = "template0") -> AsyncIterator[str]:
-        """Give the URL of a new database that is dropped at the end, whoever is still connected."""
-        await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-        try:
-            yield self.url(name)
-        finally:
-            await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    async def emptied(self, name: str) -> str:
+        """Give the URL of a database whose tables are empty and whose numbers begin anew; nobody else is in it.
+
+        Rows are deleted rather than the database made anew: that costs a twentieth, for tests leave few.
+        """
+        await self.execute(_ALONE, name)
+        await self.execute(_EMPTY, name)
+        return self.url(name)
+
+    async def stripped(self, name: str) -> str:
+        """Give the URL of a database without any table; nobody else is in it."""
+        await self.execute(_ALONE, name)
+        await self.execute("DROP SCHEMA public CASCADE", name)
+        await self.execute("CREATE SCHEMA public", name)
+        return self.url(name)
 
     async def execute(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run one statement as the superuser, outside any transaction."""
@@ -219,12 +246,13 @@ def main() -> None:
         sys.stdin.read()
 
 
-async def make_template(cluster: Cluster, name: str) -> None:
-    """Make a database with the server's schema, for cloning."""
+async def make_databases(cluster: Cluster) -> None:
+    """Make the two that tests share by turns: one with the server's schema, one for tests of the schema itself."""
     from server_stub.store.engine import Database
 
-    await cluster.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    await (await Database.open(cluster.url(name))).close()
+    for name in (SERVED, BARE):
+        await cluster.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    await (await Database.open(cluster.url(SERVED))).close()
 
 
 if __name__ == "__main__":

@@ -19,26 +19,20 @@ from server_stub.store import commands, nodes, schema
 from server_stub.store.engine import Database
 from server_stub.store.schema import HEAD, SchemaRefused
 from server_stub.store.tables import Base
+from tests.support.postgres import BARE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from sqlalchemy.engine import Connection
 
     from tests.support.postgres import Cluster
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "server" / "0.1.0.sql"
-_UNIQUE = iter(range(10**6))
 
 
 @pytest.fixture
-async def empty_url(cluster: Cluster | None, tmp_path: Path) -> AsyncIterator[str]:
+async def empty_url(cluster: Cluster | None, tmp_path: Path) -> str:
     """A database without any table."""
-    if cluster is None:
-        yield f"sqlite:///{tmp_path}/empty.sqlite3"
-    else:
-        async with cluster.fresh_database(f"empty_{next(_UNIQUE)}") as url:
-            yield url
+    return f"sqlite:///{tmp_path}/empty.sqlite3" if cluster is None else await cluster.stripped(BARE)
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ async def url_of_0_1_0(cluster: Cluster | None, empty_url: str, tmp_path: Path) 
         connection.close()
         return empty_url
     for statement in as_postgresql(dump):
-        await cluster.execute(statement, empty_url.partition("@/")[2].partition("?")[0])
+        await cluster.execute(statement, BARE)
     return empty_url
 
 
@@ -178,17 +172,17 @@ async def test_two_servers_that_start_at_once_upgrade_it_once(url_of_0_1_0: str)
         await database.close()
 
 
-async def test_a_schema_of_a_newer_server_is_refused_and_left_alone(
-    database: Database, database_url: str
-) -> None:
+async def test_a_schema_of_a_newer_server_is_refused_and_left_alone(empty_url: str) -> None:
+    database = await Database.open(empty_url)
     async with database.writing() as session:
         await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     with pytest.raises(SchemaRefused, match=rf"revision 9999.*newer server.*up to {HEAD}"):
-        await Database.open(database_url)
+        await Database.open(empty_url)
 
     async with database.reading() as session:
         assert await session.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    await database.close()
 
 
 async def test_tables_of_our_names_without_a_version_are_refused_unless_they_are_those_of_0_1_0(
