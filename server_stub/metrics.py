@@ -34,6 +34,8 @@ LONG_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0,
 DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
     "probes_total": ("counter", "Checks of /healthz, by result class.", "result"),
     "probe_tries_total": ("counter", "Single tries within checks."),
+    "probes_late_total": ("counter", "Checks that began more than a second after their turn."),
+    "probes_under_way": ("gauge", "Checks that have not ended, at the last round."),
     "probe_duration_seconds": ("histogram", "How long a check took, its tries together.", "result"),
     "sync_rounds_total": ("counter", "Rounds of the connectivity syncer."),
     "sync_round_failures_total": ("counter", "Rounds that failed as a whole and were left to the next."),

@@ -40,15 +40,12 @@ class ProbePacer:
     """Begins checks: `begin(node_id)` gives the check, or None if there is nothing to check.
 
     Whoever runs the check says `ended`; `begin` must not raise, nor say so before it returns.
-
-    Attributes:
-        late_total: checks that began more than LATE_S after their turn, for want of room or of time.
     """
 
     def __init__(
         self, begin: Callable[[str], Cancellable | None], clock: Clock, interval_s: float, concurrency: int
     ) -> None:
-        self.late_total = 0
+        self._late = 0
         self._begin = begin
         self._clock = clock
         self._interval_s = interval_s
@@ -71,6 +68,11 @@ class ProbePacer:
     def under_way(self) -> int:
         """Give the number of checks under way."""
         return len(self._running)
+
+    def take_late(self) -> int:
+        """Give how many checks began more than LATE_S after their turn, since this was last asked."""
+        late, self._late = self._late, 0
+        return late
 
     def watch(self, node_id: str) -> None:
         """Check this node from now on; nothing happens if it is watched already."""
@@ -157,7 +159,7 @@ class ProbePacer:
             at, node_id = waiting.popleft()
             # Unwatched, or planned or begun anew, since it came to wait.
             if self._next_at.get(node_id) == _NEVER and node_id not in self._running:
-                self.late_total += now - at > LATE_S
+                self._late += now - at > LATE_S
                 self._start(node_id)
         if waiting and len(self._running) < self._concurrency:
             self._arm(now)

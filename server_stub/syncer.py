@@ -200,6 +200,8 @@ class Syncer:
         await self.settle(differing)
         self._tell_newly()
         self._count_states()
+        self._metrics.set("probes_under_way", self._pacer.under_way)
+        self._metrics.count("probes_late_total", self._pacer.take_late())
         self._metrics.count("sync_rounds_total")
         self._metrics.observe("sync_round_duration_seconds", self._clock.monotonic() - started_at)
 
