@@ -14,7 +14,6 @@ HTTP and no frames.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, assert_never
@@ -25,6 +24,7 @@ from nanny.protocol.messages import CommandOrder, OutcomeAcknowledged, Role
 from server_stub import fault_point
 from server_stub.changes import EVENTS
 from server_stub.core.command_lifecycle import CommandState, is_finished, may_expire_unsent
+from server_stub.core.open_commands import OpenCommands
 from server_stub.group_commit import GroupCommit
 from server_stub.store import commands as store
 from server_stub.store.commands import CommandRecord, Moved, News
@@ -73,18 +73,7 @@ class Commands:
         self._log = log
         self._metrics = metrics
         self._group = GroupCommit(database, store.take_news)
-        self._open: dict[str, dict[str, float]] = {}
-        """Node id to (command id to monotonic expiry), of those that no nanny has confirmed."""
-        self._unsent: set[str] = set()
-        """Of these, the queued ones: they alone may expire here."""
-        self._expiries: list[tuple[float, str, str]] = []
-        """A heap of (expiry, command id, node id), of all that were ever unsent here."""
-        self._sent_on: dict[str, tuple[str, float]] = {}
-        """Command id to the session that carries it, and since when."""
-        self._retries: list[tuple[float, str]] = []
-        """A heap of (when, node id): look at this node again."""
-        self._retry_at: dict[str, float] = {}
-        """Node id to its one entry of the heap that counts, the earliest."""
+        self._open = OpenCommands()
         self._due: dict[str, list[asyncio.Future[None]]] = {}
         """Nodes to deliver to in the next round, and who waits for that round."""
         self._is_over = False
@@ -100,7 +89,7 @@ class Commands:
     def _take_over(self, records: Iterable[CommandRecord]) -> None:
         now, wall_now = self._clock.monotonic(), self._clock.wall()
         for record in records:
-            if record.state in store.OPEN and record.id not in self._open.get(record.node_id, ()):
+            if record.state in store.OPEN and self._open.expires_at(record.node_id, record.id) is None:
                 self._keep(record, now + record.expires_wall_at - wall_now)
                 self.wake(record.node_id)
 
@@ -118,8 +107,8 @@ class Commands:
                 if self._due:
                     await self._round()
                     continue
-                heads = [heap[0][0] for heap in (self._expiries, self._retries) if heap]
-                wake_at = min([swept_at + SWEEP_S, *heads])
+                next_at = self._open.next_at()
+                wake_at = swept_at + SWEEP_S if next_at is None else min(next_at, swept_at + SWEEP_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.001, wake_at - now)):
                         await self._woken.wait()
@@ -135,7 +124,7 @@ class Commands:
 
     def count_open(self, node_id: str) -> int:
         """Give how many of the node's commands no nanny has confirmed."""
-        return len(self._open.get(node_id, ()))
+        return self._open.count(node_id)
 
     # In
 
@@ -258,7 +247,7 @@ class Commands:
 
     async def withdraw_all(self, node_id: str, detail: str) -> None:
         """End what the node was never sent as superseded."""
-        ids = [command_id for command_id in self._open.get(node_id, ()) if command_id in self._unsent]
+        ids = self._open.unsent_of(node_id)
         await self._move_queued(dict.fromkeys(ids, node_id), CommandState.SUPERSEDED, detail)
 
     # Out
@@ -298,11 +287,11 @@ class Commands:
         """Send these nodes' links what they have not confirmed, oldest first; expire what came to nothing."""
         if not node_ids:
             return
-        known = {command_id: node_id for node_id in node_ids for command_id in self._open.get(node_id, ())}
+        known = {command_id: node_id for node_id in node_ids for command_id in self._open.of(node_id)}
         async with self._database.reading() as session:
             records = await store.undelivered(session, node_ids)
         for command_id in known.keys() - {record.id for record in records}:
-            self._drop(command_id, known[command_id])  # confirmed since it was taken over
+            self._open.drop(known[command_id], command_id)  # confirmed since it was taken over
         links = {node_id: self._connections.find(Role.LINK, node_id) for node_id in node_ids}
         expired: dict[str, str] = {}
         ready: list[tuple[CommandRecord, Connection]] = []
@@ -328,7 +317,7 @@ class Commands:
         if self._connections.find(Role.LINK, record.node_id) is not link:
             self.wake(record.node_id)  # the next one may have come before this was marked as sent
             return
-        if record.id not in self._open.get(record.node_id, ()):
+        if self._open.expires_at(record.node_id, record.id) is None:
             return
         target = record.target_incarnation
         order = CommandOrder(
@@ -341,21 +330,18 @@ class Commands:
             parameters=dict(record.parameters),
         )
         if link.send(order):
-            self._sent_on[record.id] = (link.session_id, self._clock.monotonic())
+            self._open.carried_by(record.id, link.session_id, self._clock.monotonic())
             self._look_again(record.node_id, CONFIRMED_WITHIN_S)
             fault_point.reach("handed to the link")
         else:
             self._look_again(record.node_id, RETRY_S)
 
     def _is_under_way(self, command_id: str, session_id: str) -> bool:
-        """Tell whether this session carries the command, for not so long that its nanny should have confirmed."""
-        carried = self._sent_on.get(command_id)
-        if carried is None or carried[0] != session_id:
-            return False
-        return self._clock.monotonic() < carried[1] + CONFIRMED_WITHIN_S
+        """Tell whether this session carries the command, and its nanny may still confirm it."""
+        return self._open.is_under_way(command_id, session_id, self._clock.monotonic(), CONFIRMED_WITHIN_S)
 
     def _remaining_s(self, record: CommandRecord) -> float:
-        deadline = self._open.get(record.node_id, {}).get(record.id)
+        deadline = self._open.expires_at(record.node_id, record.id)
         if deadline is None:
             return record.expires_wall_at - self._clock.wall()
         return deadline - self._clock.monotonic()
@@ -363,30 +349,17 @@ class Commands:
     # When
 
     def _keep(self, record: CommandRecord, expires_at: float) -> None:
-        self._open.setdefault(record.node_id, {})[record.id] = expires_at
-        if record.state == CommandState.QUEUED:
-            self._unsent.add(record.id)
-            heapq.heappush(self._expiries, (expires_at, record.id, record.node_id))
+        is_unsent = record.state == CommandState.QUEUED
+        self._open.keep(record.node_id, record.id, expires_at, is_unsent=is_unsent)
 
     def _look_again(self, node_id: str, in_s: float) -> None:
-        at = self._clock.monotonic() + in_s
-        if self._retry_at.get(node_id, at) >= at:
-            self._retry_at[node_id] = at
-            heapq.heappush(self._retries, (at, node_id))
+        self._open.look_again(node_id, self._clock.monotonic() + in_s)
 
     def _collect_due(self, now: float) -> None:
-        while self._expiries and self._expiries[0][0] <= now:
-            _, command_id, node_id = heapq.heappop(self._expiries)
-            if command_id in self._unsent:
-                self._due.setdefault(node_id, [])
-        while self._retries and self._retries[0][0] <= now:
-            at, node_id = heapq.heappop(self._retries)
-            if self._retry_at.get(node_id) != at:
-                continue
-            del self._retry_at[node_id]
-            commands = self._open.get(node_id, {})
+        for node_id in self._open.come_up(now):
+            # Without a link only what may expire is worth a look; a link that comes wakes its node.
             has_link = self._connections.find(Role.LINK, node_id) is not None
-            if (commands and has_link) or not self._unsent.isdisjoint(commands):
+            if has_link or self._open.unsent_of(node_id):
                 self._due.setdefault(node_id, [])
 
     async def _sweep(self) -> None:
@@ -394,8 +367,9 @@ class Commands:
             await self.load()
         except Exception:
             self._log.exception("undelivered commands could not be read")
-        for node_id, commands in self._open.items():
+        for node_id in self._open.nodes():
             link = self._connections.find(Role.LINK, node_id)
+            commands = self._open.of(node_id)
             if link is not None and not all(self._is_under_way(one, link.session_id) for one in commands):
                 self._due.setdefault(node_id, [])
 
@@ -452,20 +426,12 @@ class Commands:
         return moved
 
     def _moved(self, command_id: str, node_id: str, after: CommandState, detail: str) -> None:
-        self._unsent.discard(command_id)
-        if after is not CommandState.SENT:
-            self._drop(command_id, node_id)
+        if after is CommandState.SENT:
+            self._open.marked_sent(command_id)
+        else:
+            self._open.drop(node_id, command_id)
         self._note(command_id, after)
         self._log.info("command moved", command=command_id, node=node_id, state=after, detail=detail)
-
-    def _drop(self, command_id: str, node_id: str) -> None:
-        self._unsent.discard(command_id)
-        self._sent_on.pop(command_id, None)
-        commands = self._open.get(node_id)
-        if commands is not None:
-            commands.pop(command_id, None)
-            if not commands:
-                del self._open[node_id]
 
     def _note(self, command_id: str, after: CommandState) -> None:
         self._metrics.count("commands_total", state=after)
