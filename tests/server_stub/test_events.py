@@ -23,7 +23,8 @@ from server_stub.store import events
 from server_stub.store.events import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     import aiohttp
 
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from tests.support.server_peers import Client, Peer
 
     Peers = Callable[..., Peer]
+    Serve = Callable[..., AbstractAsyncContextManager[RunningServer]]
+
+
+@pytest.fixture
+async def server(serve: Serve) -> AsyncIterator[RunningServer]:
+    """A server that keeps events of 1970: what is dropped here, the tests drop."""
+    async with serve(events_kept_s=1e12) as started:
+        yield started
 
 
 async def happen(server: RunningServer, *types: str, node: str | None = None, wall_at: float = 100.0) -> None:
@@ -190,6 +199,21 @@ async def test_what_is_within_its_bounds_is_left_alone(server: RunningServer, cl
     assert server.metrics.value("events_dropped_total") == 0
 
 
+async def test_a_server_drops_by_itself_what_is_too_old(serve: Serve) -> None:
+    async with serve(events_kept_s=1e12) as before:
+        await happen(before, *["node.state"] * 3)
+
+    async with serve(events_kept_s=60.0) as after, asyncio.timeout(30):
+        while True:
+            async with after.database.reading() as session:
+                there = await events.kept(session)
+            if there.oldest == 3:
+                break
+            await asyncio.sleep(0.02)
+
+    assert there.newest == 3
+
+
 async def test_the_log_is_dropped_in_small_transactions(
     server: RunningServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,13 +320,16 @@ def appended_types() -> set[str]:
     """Every type that the server's code appends, `command.*` for one that ends in a state."""
     found: set[str] = set()
     for file in Path(server_stub.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        source = file.read_text()
+        if "events" not in source:
+            continue
+        for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id="events"), attr="append"), args=[_, _, type_, *_]
                 ):
                     found |= literal(type_)
-                case ast.Dict() if "events" in file.read_text():
+                case ast.Dict():
                     keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
                     if {"wall_at", "type", "node_id"} <= set(keys):
                         found |= literal(node.values[keys.index("type")])
