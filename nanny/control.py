@@ -187,22 +187,26 @@ class ControlSocket:
 
     def _go_along_the_line(self, _now: float) -> None:
         """A turn's share, until the number or the time is spent: who asks for more stands at the end again."""
-        began_at = monotonic()
+        until = monotonic() + _SERVING_S
         for _ in range(_TURNS_IN_LINE):
-            if not self._line or monotonic() - began_at > _SERVING_S:
+            if not self._line:
                 return
-            fd = next(iter(self._line))
-            client = self._line.pop(fd)
-            is_asking = self._hear_and_serve(client)
-            if client.connection.fileno() != fd:
-                continue
-            if is_asking:
-                self._line[fd] = client
-            else:
-                client.is_in_line = False
-                self._loop.watch(fd, lambda client=client: self._ready(client))  # type: ignore[misc]
-                if client.waiting:
-                    self._await_room(client)
+            self._attend_to(next(iter(self._line)))
+            if monotonic() > until:
+                return
+
+    def _attend_to(self, fd: int) -> None:
+        client = self._line.pop(fd)
+        is_asking = self._hear_and_serve(client)
+        if client.connection.fileno() != fd:
+            return
+        if is_asking:
+            self._line[fd] = client
+            return
+        client.is_in_line = False
+        self._loop.watch(fd, lambda: self._ready(client))
+        if client.waiting:
+            self._await_room(client)
 
     def _hear_and_serve(self, client: Client) -> bool:
         """One client's turn: one read unless a request is here, then one request; whether another one is here."""
