@@ -73,9 +73,15 @@ def database_kind(url: URL) -> str:
 class Database:
     """Sessions on one database. Each session belongs to one task."""
 
-    def __init__(self, engine: AsyncEngine, lock: sqlite.FileLock | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        lock: sqlite.FileLock | None = None,
+        threads: sqlite.WorkerThreads | None = None,
+    ) -> None:
         self.engine = engine
         self._lock = lock
+        self._threads = threads
         reading = postgresql.READING if engine.dialect.name == "postgresql" else {}
         self._reading = _sessions(engine.execution_options(**reading))
         self._writing = _sessions(engine.execution_options(**_WRITES))
@@ -109,18 +115,21 @@ class Database:
         path = sqlite.file_of(where)
         lock = sqlite.FileLock(path) if alone and path is not None else None
         try:
-            engine = sqlite.make_engine(where.set(drivername="sqlite+aiosqlite"))
+            threads = sqlite.WorkerThreads()
+            engine = sqlite.make_engine(where.set(drivername="sqlite+aiosqlite"), threads)
             await _migrate(engine, keep=True)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-        return cls(engine, lock)
+        return cls(engine, lock, threads)
 
     async def close(self) -> None:
         """Close all connections; the last one out folds SQLite's log into the file."""
         try:
             await self.engine.dispose()
+            if self._threads is not None:
+                await self._threads.ended()
         finally:
             if self._lock is not None:
                 self._lock.release()

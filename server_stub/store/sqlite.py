@@ -8,16 +8,20 @@ https://sqlite.org/wal.html
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import sqlite3
 import struct
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import aiosqlite
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -26,6 +30,7 @@ POOL_SIZE: Final = 5
 POOL_OVERFLOW: Final = 10
 """Readers beyond these wait for a connection, POOL_TIMEOUT_S at most."""
 POOL_TIMEOUT_S: Final = 10.0
+THREADS_END_WITHIN_S: Final = 10.0
 
 _WHOLE_FILE: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 """struct flock with 64-bit offsets; an open-file-description lock wants pid 0."""
@@ -71,13 +76,43 @@ class FileLock:
         self.release()
 
 
+class WorkerThreads:
+    """The driver's threads, one a connection: nobody else waits for that of a cancelled statement.
+
+    Such a thread ends its statement after its engine was disposed of, and tells a loop that may be closed by then.
+    """
+
+    def __init__(self) -> None:
+        self._threads: set[Thread] = set()
+
+    def connect(self, *arguments: Any, **named: Any) -> aiosqlite.Connection:
+        """Make a connection as the dialect would, and know its thread."""
+        self._threads = {thread for thread in self._threads if thread.ident is None or thread.is_alive()}
+        connection = aiosqlite.connect(*arguments, **named)
+        thread: Thread = getattr(connection, "_thread", connection)  # before 0.22 it was one itself
+        thread.daemon = True
+        self._threads.add(thread)
+        return connection
+
+    async def ended(self) -> None:
+        """Return when all have ended, or after THREADS_END_WITHIN_S."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + THREADS_END_WITHIN_S
+        while any(thread.is_alive() for thread in self._threads) and loop.time() < give_up_at:  # noqa: ASYNC110 (a thread's end is no event)
+            await asyncio.sleep(0.001)
+
+
 def file_of(url: URL) -> str | None:
     """Give the path of the file, None for a database in memory."""
     return None if url.database in {None, "", ":memory:"} else url.database
 
 
-def make_engine(url: URL) -> AsyncEngine:
+def make_engine(url: URL, threads: WorkerThreads) -> AsyncEngine:
     """Give an engine whose connections are configured; the file is made if it isn't there.
+
+    Args:
+        url: of the file, or of a database in memory.
+        threads: gets those of all its connections.
 
     Raises:
         sqlite3.Error: the file cannot be opened.
@@ -88,7 +123,9 @@ def make_engine(url: URL) -> AsyncEngine:
         # The driver's thread outlives a failed first open, and then shouts at a closed loop.
         sqlite3.connect(path).close()
         pool = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "pool_timeout": POOL_TIMEOUT_S}
-    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **pool)
+    engine = create_async_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_S, "async_creator_fn": threads.connect}, **pool
+    )
     event.listen(engine.sync_engine, "connect", _configure)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine

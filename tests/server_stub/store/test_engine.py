@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm.exc import StaleDataError
 
 from server_stub import events
-from server_stub.store.engine import Database
+from server_stub.store.engine import Database, sqlite_url
 from server_stub.store.tables import EventRow
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
@@ -274,3 +277,30 @@ async def test_a_reading_session_sees_one_state(database: Database) -> None:
         assert await session.scalar(select(func.count()).select_from(EventRow)) == before
 
     assert await number_of_events(database) == 1
+
+
+async def test_no_thread_of_the_driver_outlives_a_closed_database(tmp_path: Path) -> None:
+    """A statement whose task is cancelled, and cancelled again while it waits for the connection to close."""
+
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if "_connection_worker" in thread.name}
+
+    before = threads()
+    database = await Database.open(sqlite_url(str(tmp_path / "own.sqlite3")))
+    numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 4000000)"
+    has_begun = asyncio.Event()
+
+    async def count() -> None:
+        async with database.reading() as session:
+            has_begun.set()
+            await session.execute(text(f"{numbers} SELECT count(*) FROM n"))
+
+    task = asyncio.create_task(count())
+    await has_begun.wait()
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await database.close()
+
+    assert threads() <= before
