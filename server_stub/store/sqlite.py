@@ -89,7 +89,7 @@ class WorkerThreads:
         """Make a connection as the dialect would, and know its thread."""
         self._threads = {thread for thread in self._threads if thread.ident is None or thread.is_alive()}
         connection = aiosqlite.connect(*arguments, **named)
-        thread: Thread = getattr(connection, "_thread", connection)  # before 0.22 it was one itself
+        thread: Any = getattr(connection, "_thread", connection)  # before 0.22 it was one itself
         thread.daemon = True
         self._threads.add(thread)
         return connection
