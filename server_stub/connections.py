@@ -30,10 +30,13 @@ class OpenConnections:
 
     def __init__(self) -> None:
         self._open: dict[tuple[Role, str], Connection] = {}
+        self._counts: dict[Role, int] = {}
 
     def add(self, role: Role, node_id: str, connection: Connection) -> Connection | None:
         """Put a connection in its place; gives the older one that had it."""
         older = self._open.get((role, node_id))
+        if older is None:
+            self._counts[role] = self.count(role) + 1
         self._open[role, node_id] = connection
         return older
 
@@ -42,6 +45,7 @@ class OpenConnections:
         if self._open.get((role, node_id)) is not connection:
             return False
         del self._open[role, node_id]
+        self._counts[role] -= 1
         return True
 
     def find(self, role: Role, node_id: str) -> Connection | None:
@@ -50,4 +54,4 @@ class OpenConnections:
 
     def count(self, role: Role) -> int:
         """Give how many of a role are open."""
-        return sum(1 for open_role, _ in self._open if open_role is role)
+        return self._counts.get(role, 0)

@@ -17,6 +17,8 @@ from server_stub import fault_point
 from server_stub.store.task_guard import outside_transactions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from nanny.protocol.link_session import LinkSession
@@ -45,6 +47,8 @@ class LinkSocket:
         self.role = role
         self.node_id = ""
         self.session: LinkSession
+        self.on_arrived: Callable[[], None] = lambda: None
+        """Called when the peer is known: it has a session and, a worker, is registered."""
         self.log = log.bind(role=role.value)
         self._socket = socket
         self._transport = transport

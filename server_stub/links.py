@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from random import random
 from typing import TYPE_CHECKING, Final, assert_never
 
 from aiohttp import web
@@ -41,6 +42,7 @@ from nanny.protocol.session_events import (
     SessionRefused,
 )
 from server_stub import fault_point
+from server_stub.admission import Admission
 from server_stub.changes import EVENTS, NODES
 from server_stub.group_commit import GroupCommit
 from server_stub.link_socket import CLOSE_TIMEOUT_S, LinkSocket
@@ -103,6 +105,7 @@ class Links:
         self._greetings = GroupCommit(database, nodes.meet_all, "registry")
         self._registrations = GroupCommit(database, nodes.register_all, "registry")
         self._present = 0
+        self.admission = Admission()
         self._sessions: dict[tuple[Role, str], LinkSession] = {}
         self._sockets: dict[tuple[Role, str], LinkSocket] = {}
 
@@ -111,16 +114,24 @@ class Links:
         if self._present >= self._limit:
             self._refused("too-many-connections")
             raise web.HTTPServiceUnavailable(headers={"Retry-After": f"{RETRY_AFTER_S:g}"})
+        place = object()
+        wait_s = self.admission.enter(place, self._clock.monotonic(), random)
+        if wait_s is not None:
+            self._refused("busy")
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": f"{wait_s:.0f}"})
         self._present += 1
         try:
             socket = web.WebSocketResponse(
                 max_msg_size=DEFAULT_FRAME_BYTES, compress=False, autoping=False, timeout=CLOSE_TIMEOUT_S
             )
             await socket.prepare(request)
-            await self._greet(LinkSocket(socket, request.transport, role, self._log, self._clock))
+            accepted = LinkSocket(socket, request.transport, role, self._log, self._clock)
+            accepted.on_arrived = lambda: self.admission.arrived(place, self._clock.monotonic())
+            await self._greet(accepted)
             return socket
         finally:
             self._present -= 1
+            self.admission.arrived(place, self._clock.monotonic())
 
     def hang_up(self, role: Role, node_id: str, code: str, reason: str) -> bool:
         """End a node's connection from this side; False if there is none. The peer dials again."""
@@ -283,6 +294,7 @@ class Links:
         self._changes.mark([node_id, NODES])
         socket.flush()
         if role is Role.LINK:
+            socket.on_arrived()  # a worker has still to register
             self._commands.wake(node_id)
 
     def _closed(self, socket: LinkSocket) -> None:
@@ -341,6 +353,7 @@ class Links:
         now = self._clock.monotonic()
         self._arrivals.of(node_id).registered(registration.incarnation, now, is_reborn=is_reborn)
         socket.send(Registered(node_id))
+        socket.on_arrived()
         socket.log.info("registered", incarnation=str(registration.incarnation), address=address)
         # A registration proves nothing yet: the probe does.
         self._syncer.probe_now(node_id)

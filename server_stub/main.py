@@ -87,6 +87,7 @@ class RunningServer:
     repairs: Repairs
     commands: Commands
     evidence: Evidence
+    links: Links
     connections: OpenConnections
     arrivals: ArrivalsByNode
     changes: Changes
@@ -340,6 +341,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             repairs=repairs,
             commands=commands,
             evidence=evidence,
+            links=links,
             connections=connections,
             arrivals=arrivals,
             changes=changes,
