@@ -15,7 +15,7 @@ from server_stub.core.node_facts import Word
 from server_stub.core.rollout import RolloutState, StepState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 Schema = dict[str, Any]
 
@@ -38,7 +38,7 @@ def nullable(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]} if "type" in schema else schema
 
 
-def one_of(words: Collection[str]) -> Schema:
+def one_of(words: Iterable[str]) -> Schema:
     """Give the schema of a word that is one of these."""
     return {"type": "string", "enum": [str(word) for word in words]}
 
