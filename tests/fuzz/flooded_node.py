@@ -3,7 +3,8 @@
 The promise is that the nanny's loop is late by less than 50 ms where it has a processor. On a busy machine of two cores
 it has not, so each probe counts the time from question to answer *less* what both processes waited in a run queue
 meanwhile (`schedstat`): what remains is the nanny's own doing. The same is measured without a flood first, and the
-bound is the greater of the promise and what this machine does to anybody; the flooders are niced.
+bound is the greater of the promise and what this machine does to anybody; the flooders are niced. What the nanny itself
+says of its lateness is not asked: it can't know for how long it had no processor.
 
 Knows the control socket and /proc. proc_pid_schedstat(5), sched(7).
 """
@@ -65,19 +66,14 @@ except asyncio.CancelledError:
 
 @dataclass(slots=True)
 class Probes:
-    """Times from question to answer, and how late the nanny said it was, in seconds."""
+    """Times from question to answer, in seconds."""
 
     own_s: list[float] = field(default_factory=list)
     """Less what the run queues took."""
-    told_s: list[float] = field(default_factory=list)
 
     def worst_but_a_tenth_s(self) -> float:
         """Nine of ten probes were not slower."""
         return sorted(self.own_s)[int(len(self.own_s) * 0.9)]
-
-    def told_median_s(self) -> float:
-        """The middle of what the nanny said; it can't know that it had no processor, so outliers prove nothing."""
-        return sorted(self.told_s)[len(self.told_s) // 2]
 
 
 @dataclass(slots=True)
@@ -109,10 +105,9 @@ class FloodedNode:
         probes, ends_at = Probes(), time.monotonic() + seconds
         while time.monotonic() < ends_at:
             waited_s, began_at = self._waited_s(), time.monotonic()
-            status = self.probe_lines.request("status")
+            self.probe_lines.request("status")
             took_s = time.monotonic() - began_at
             probes.own_s.append(max(0.0, took_s - (self._waited_s() - waited_s)))
-            probes.told_s.append(status["nanny"]["late_s"])
             time.sleep(0.02)
         return probes
 
@@ -120,8 +115,6 @@ class FloodedNode:
         """The loop was as prompt as promised, or as this machine was without the flood."""
         bound_s = max(PROMISED_LATENESS_S, 3 * self.before.worst_but_a_tenth_s())
         assert probes.worst_but_a_tenth_s() < bound_s, sorted(probes.own_s)[-10:]
-        told_bound_s = max(PROMISED_LATENESS_S, 5 * max(self.before.told_s))
-        assert probes.told_median_s() < told_bound_s, sorted(probes.told_s)[-10:]
 
     def assert_unharmed(self, settled_s: float = 60.0) -> None:
         """The worker lives and beats on, nothing was lost or broken, and all that the flood took is given back."""
