@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.server_peers import Healthz
 
 PATIENT = ProbeSettings(budget_s=20.0, try_timeout_s=20.0, pause_s=0.05)
-QUICK = ProbeSettings(budget_s=0.8, try_timeout_s=0.2, interval_s=15.0)
+ONE_TRY = ProbeSettings(budget_s=5.0, try_timeout_s=5.0, pause_s=6.0)
 OK_BODY = b'{"status": "ok", "incarnation": "%s"}' % str(life(1)).encode()
 SO_ATTACH_FILTER = 26
 BPF_RET = 0x06
@@ -157,7 +157,7 @@ async def test_an_answer_of_another_version_is_told_apart_from_a_strangers(metri
             await reader.readuntil(b"\r\n\r\n")
             writer.write(counted(next(bodies, b"{}")))
 
-    async with raw_server(speak) as port, probing(metrics, QUICK) as prober:
+    async with raw_server(speak) as port, probing(metrics, ONE_TRY) as prober:
         newer = await prober.check("node-1", "127.0.0.1", port)
         stranger = await prober.check("node-1", "127.0.0.1", port)
 
@@ -235,7 +235,7 @@ async def test_a_port_behind_a_firewall_times_out_and_standing_connections_go_on
             await reader.readuntil(b"\r\n\r\n")
             writer.write(counted())
 
-    async with raw_server(speak) as port, probing(metrics, QUICK) as prober:
+    async with raw_server(speak) as port, probing(metrics, ONE_TRY) as prober:
         kept = await prober.check("kept", "127.0.0.1", port)
         with socket.socket(fileno=_listener_of(port)) as listener, firewalled(listener):
             still = await prober.check("kept", "127.0.0.1", port)
@@ -264,7 +264,7 @@ def _listener_of(port: int) -> int:
 
 
 async def test_a_server_without_descriptors_blames_itself(metrics: Metrics, healthz: Healthz) -> None:
-    async with probing(metrics, QUICK) as prober:
+    async with probing(metrics) as prober:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
@@ -330,7 +330,7 @@ async def test_a_resolver_that_hangs_is_told_as_dns_within_the_budget(
         return ()
 
     monkeypatch.setattr(name_lookup, "resolve", resolve)
-    async with probing(metrics, QUICK) as prober:
+    async with probing(metrics, ONE_TRY) as prober:
         facts = await asyncio.gather(
             *(prober.check(f"n{number}", f"n{number}.example", 80) for number in range(10)),
             prober.check("literal", "127.0.0.1", healthz.port),

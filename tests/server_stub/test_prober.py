@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.support.server_peers import Healthz
 
-QUICK = ProbeSettings(budget_s=0.8, try_timeout_s=0.2, interval_s=15.0)
+QUICK = ProbeSettings(budget_s=2.0, try_timeout_s=0.5, interval_s=15.0)
 Speak = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
 

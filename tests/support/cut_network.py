@@ -42,7 +42,7 @@ async def check_all(prober: Prober, names: range, port: int, host: str = "127.0.
 async def main() -> None:
     """Tell the story."""
     set_loopback(IFF_UP)
-    settings = ProbeSettings(budget_s=2.0, try_timeout_s=0.5)
+    settings = ProbeSettings(budget_s=4.5, try_timeout_s=2.0)
     async with healthz_server() as healthz, Prober(settings, SystemClock(), Metrics()) as prober:
         known, new = range(NODES), range(NODES, 2 * NODES)
         story = {"before": await check_all(prober, known, healthz.port)}
