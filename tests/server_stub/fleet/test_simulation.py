@@ -160,9 +160,9 @@ def test_an_order_to_restart_is_carried_out_by_a_connected_node(leaves_nothing_b
 
 
 @pytest.fixture
-def marked() -> Iterator[dict[str, str]]:
+def marked(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment by which everything that a program starts is known; what is left at the end is ended."""
-    environ = {**os.environ, **QUICK, MARK: f"{os.getpid()}-{time.monotonic_ns()}"}
+    environ = {**os.environ, **QUICK, "TMPDIR": str(tmp_path), MARK: f"{os.getpid()}-{time.monotonic_ns()}"}
     yield environ
     for pid in _living(environ):
         with suppress(ProcessLookupError):
