@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STARTS_A_TURN: Final = 50
 """Checks begun before others get their turn on the event loop."""
-GRAIN_S: Final = 0.02
+GRAIN_S: Final = 0.05
 """Turns within so long are taken together."""
 LATE_S: Final = 1.0
 _NEVER: Final = float("inf")
