@@ -14,11 +14,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
 
+from server_stub.process_metrics import ProcessMetrics
 from server_stub.store.engine import WriteEnd
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self._registry.register(ProcessMetrics())
         self._by_name = {name: _made(name, declared, self._registry) for name, declared in DECLARED.items()}
         self._series: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
 

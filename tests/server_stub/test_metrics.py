@@ -81,6 +81,17 @@ def test_two_servers_in_one_process_count_apart() -> None:
     assert (one.value("sync_rounds_total"), other.value("sync_rounds_total")) == (1, 0)
 
 
+def test_the_process_tells_what_it_takes() -> None:
+    text = Metrics().render()[0].decode()
+    told = {
+        line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith("process_")
+    }
+
+    assert told["process_resident_memory_bytes"] > 10e6
+    assert told["process_cpu_seconds_total"] > 0
+    assert 0 < told.get("process_open_fds", 1) <= told["process_max_fds"]
+
+
 def test_label_values_are_escaped() -> None:
     metrics = Metrics()
     metrics.count("probes_total", result='a"b\\c\nd')
