@@ -20,8 +20,6 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 if TYPE_CHECKING:
-    from threading import Thread
-
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -30,6 +28,7 @@ POOL_SIZE: Final = 5
 POOL_OVERFLOW: Final = 10
 """Readers beyond these wait for a connection, POOL_TIMEOUT_S at most."""
 POOL_TIMEOUT_S: Final = 10.0
+THREADS_END_BY_THEMSELVES_WITHIN_S: Final = 2.0
 THREADS_END_WITHIN_S: Final = 10.0
 
 _WHOLE_FILE: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -83,23 +82,34 @@ class WorkerThreads:
     """
 
     def __init__(self) -> None:
-        self._threads: set[Thread] = set()
+        self._connections: list[Any] = []
 
     def connect(self, *arguments: Any, **named: Any) -> aiosqlite.Connection:
         """Make a connection as the dialect would, and know its thread."""
-        self._threads = {thread for thread in self._threads if thread.ident is None or thread.is_alive()}
         connection = aiosqlite.connect(*arguments, **named)
-        thread: Any = getattr(connection, "_thread", connection)  # before 0.22 it was one itself
-        thread.daemon = True
-        self._threads.add(thread)
+        _thread_of(connection).daemon = True
+        self._connections = [*self._alive(), connection]
         return connection
 
     async def ended(self) -> None:
-        """Return when all have ended, or after THREADS_END_WITHIN_S."""
+        """Return when all have ended, or after some seconds; one whose connection nobody closed is told to."""
+        await self._wait(THREADS_END_BY_THEMSELVES_WITHIN_S)
+        for connection in self._alive():
+            connection.stop()
+        await self._wait(THREADS_END_WITHIN_S)
+
+    async def _wait(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + THREADS_END_WITHIN_S
-        while any(thread.is_alive() for thread in self._threads) and loop.time() < give_up_at:  # noqa: ASYNC110 (a thread's end is no event)
+        give_up_at = loop.time() + timeout_s
+        while self._alive() and loop.time() < give_up_at:  # noqa: ASYNC110 (a thread's end is no event)
             await asyncio.sleep(0.001)
+
+    def _alive(self) -> list[Any]:
+        return [connection for connection in self._connections if _thread_of(connection).is_alive()]
+
+
+def _thread_of(connection: Any) -> Any:
+    return getattr(connection, "_thread", connection)  # before 0.22 it was one itself
 
 
 def file_of(url: URL) -> str | None:
