@@ -25,12 +25,13 @@ class FleetTally:
         self._turned_at: dict[str, float] = {}
         """In the order of turning. Invariant: each of these is OUT_OF_REACH."""
 
-    def note(self, node_id: str, stored: Stored, verdict: Verdict, now: float) -> None:
-        """A node was judged."""
+    def note(self, node_id: str, stored: Stored, verdict: Verdict, now: float) -> bool:
+        """A node was judged; tells whether it counts otherwise than before."""
         before = self._standings.get(node_id)
         known = before if before is not None else standing_of_stored(stored)
         after = standing_of(verdict, known)
-        if before is not after:
+        is_changed = before is not after
+        if is_changed:
             if before is not None:
                 self._number[before] -= 1
             self._number[after] += 1
@@ -39,6 +40,7 @@ class FleetTally:
             self._turned_at.pop(node_id, None)
         elif known is Standing.IN_REACH:
             self._turned_at[node_id] = now
+        return is_changed
 
     def forget(self, node_id: str) -> None:
         """The node is not the fleet's any more."""
