@@ -40,7 +40,7 @@ def nodes_table(lines: list[dict[str, Any]]) -> Table:
     for line in lines:
         made.add_row(
             Text(line["name"]),
-            word(line["state"]),
+            _state(line),
             Text(line["state_message"]),
             _number_of(line["incarnation"]),
             plain(line["phase"]),
@@ -53,7 +53,7 @@ def nodes_table(lines: list[dict[str, Any]]) -> Table:
 def shown_node(page: Any) -> list[RenderableType]:
     """Give one node, a line for each thing that is known."""
     made = table("NODE", page["name"])
-    made.add_row("state", word(page["state"]))
+    made.add_row("state", _state(page))
     made.add_row("because", Text(page["state_message"]))
     for reason in page["reasons"]:
         since = f" since {reason['since']}" if reason["since"] else ""
@@ -80,6 +80,16 @@ def shown_node(page: Any) -> list[RenderableType]:
         restarts = ", ".join(f"{why} {count}" for why, count in sorted(nanny["restarts"].items()))
         made.add_row("restarts", Text(restarts))
     return [made]
+
+
+def _state(line: dict[str, Any]) -> Text:
+    """Give the word, and beside it the one that the brake keeps the server from saying."""
+    shown = word(line["state"])
+    return (
+        shown
+        if line["withheld"] is None
+        else shown.append(" (withheld: ").append(word(line["withheld"])).append(")")
+    )
 
 
 def _number_of(incarnation: str | None) -> str:
