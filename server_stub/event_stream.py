@@ -18,6 +18,7 @@ from aiohttp import web
 from server_stub.changes import EVENTS, TooManyWaiters
 from server_stub.cloud_events import cloud_event
 from server_stub.problems import Problem
+from server_stub.store.faults import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +44,7 @@ async def stream(request: web.Request, changes: Changes, query: Query, read: Rea
     await read(query)
     response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store"})
     await response.prepare(request)
-    with suppress(ConnectionError, TimeoutError, TooManyWaiters, Problem):
+    with suppress(ConnectionError, TimeoutError, TooManyWaiters, Problem, DatabaseUnavailable):
         await _write(response, b": events of nodenanny\n\n")
         while not changes.is_closed:
             revision = changes.revision(EVENTS)

@@ -8,6 +8,7 @@ brings the bytes, `Commands` the request to the node.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
     from nanny.protocol.messages import EvidenceSummary
     from server_stub.changes import Changes
     from server_stub.clock import Clock
+    from server_stub.metrics import Metrics
     from server_stub.store.engine import Database
 
 UPLOAD_LIMIT_BYTES: Final = 64 << 20
 UPLOADS_LIMIT: Final = 4
+UPLOAD_TIMEOUT_S: Final = 150.0
+"""A little more than link gives itself."""
+UNFINISHED: Final = ".part"
+SUMMARIES_AN_HOUR: Final = 360
+"""Of one node: more would only push everybody's events off the log."""
 JUST_A_LOOK: Final = "ordered by "
 """So begins the reason of evidence that somebody wanted of a worker that may be well: no hang."""
 SUFFIX: Final = ".tar.gz"
@@ -56,6 +63,7 @@ class Evidence:
         changes: Changes,
         clock: Clock,
         log: FilteringBoundLogger,
+        metrics: Metrics,
         directory: Path,
         limit_bytes: int,
         kept_s: float,
@@ -64,6 +72,7 @@ class Evidence:
         self._changes = changes
         self._clock = clock
         self._log = log
+        self._metrics = metrics
         self.directory = directory
         self._limit_bytes = limit_bytes
         self._kept_s = kept_s
@@ -95,6 +104,11 @@ class Evidence:
             wanted_wall_at=None,
             file=None,
         )
+        async with self._database.reading() as session:
+            told = await store.count_since(session, node_id, record.wall_at - 3600.0)
+        if told >= SUMMARIES_AN_HOUR:
+            self._metrics.count("evidence_refused_total")
+            return
         async with self._database.writing("evidence") as session:
             if await store.keep(session, record):
                 events.append(
@@ -126,10 +140,16 @@ class Evidence:
         if self._uploads >= UPLOADS_LIMIT:
             raise UploadRefused("too-many-uploads", f"{UPLOADS_LIMIT} bundles are coming already")
         self._uploads += 1
-        name = f"{node_id}.{bundle_id}{SUFFIX}".replace("/", "_")
-        unfinished = self.directory / f".{name}.{os.getpid()}"
+        # A hash: ids of nodes are theirs to choose, and no two must be one file.
+        name = hashlib.sha256(f"{node_id}\0{bundle_id}".encode()).hexdigest() + SUFFIX
+        unfinished = self.directory / f".{os.urandom(8).hex()}{UNFINISHED}"
         try:
-            size_bytes = await self._write(unfinished, chunks)
+            try:
+                async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                    size_bytes = await self._write(unfinished, chunks)
+            except TimeoutError:
+                why = f"the bundle did not come within {UPLOAD_TIMEOUT_S:g} s"
+                raise UploadRefused("malformed", why) from None
             await asyncio.to_thread(unfinished.replace, self.directory / name)
         finally:
             self._uploads -= 1
@@ -166,13 +186,21 @@ class Evidence:
             self._log.info("evidence bundles dropped", count=len(gone), why="evidence_limit_mib")
 
     async def tidy(self) -> None:
-        """Drop summaries that are older than events are kept."""
+        """Drop summaries that are older than events are kept, and what a server that was killed left half written."""
+        await asyncio.to_thread(_remove_unfinished, self.directory, self._clock.wall() - TIDY_INTERVAL_S)
         before_wall_at = self._clock.wall() - self._kept_s
         while True:
             async with self._database.writing("evidence") as session:
                 dropped = await store.drop_older(session, before_wall_at, DROPPED_AT_ONCE)
             if dropped < DROPPED_AT_ONCE:
                 return
+
+
+def _remove_unfinished(directory: Path, before_wall_at: float) -> None:
+    for path in directory.glob(f".*{UNFINISHED}"):
+        with suppress(OSError):
+            if path.stat().st_mtime < before_wall_at:
+                path.unlink()
 
 
 def _remove_oldest(directory: Path, limit_bytes: int, keep: str) -> list[str]:

@@ -142,6 +142,12 @@ class Links:
         self._closed(socket)
         return True
 
+    def forget(self, node_id: str) -> None:
+        """Keep nothing of a deleted node; what dialled meanwhile is hung up on, to say anew who it is."""
+        for role in (Role.LINK, Role.WORKER):
+            self.hang_up(role, node_id, "node-deleted", "this node was deleted")
+            self._sessions.pop((role, node_id), None)
+
     async def shut_down(self) -> None:
         """Tell every peer to come back, and wait, in bounded time, until they know."""
         sockets = list(self._sockets.values())
@@ -211,9 +217,10 @@ class Links:
 
     def _newer_incarnation(self, hello: Hello) -> int | None:
         """Give the number of the life that the node's nanny runs now, if this worker is of an earlier one."""
+        if self._connections.find(Role.LINK, hello.node_id) is None:
+            return None  # nor is anything kept of whoever made up an id
         nanny = self._arrivals.of(hello.node_id).nanny
-        is_told_now = self._connections.find(Role.LINK, hello.node_id) is not None
-        if not is_told_now or nanny is None or nanny.incarnation is None or hello.incarnation is None:
+        if nanny is None or nanny.incarnation is None or hello.incarnation is None:
             return None
         # Epochs are not compared: a clock set back must not shut a node out.
         is_stale = (
@@ -315,8 +322,10 @@ class Links:
             socket.log.exception("message failed", type=MESSAGE_NAMES[type(message)])
             self._refused("internal-error")
             # The session goes with its connection: in a new one the node sends again what is not stored.
-            self._sessions.pop((socket.role, socket.node_id), None)
-            socket.close("internal-error", "the server failed to take a message", RETRY_AFTER_S)
+            place = (socket.role, socket.node_id)
+            self._sessions.pop(place, None)
+            for one in {socket, self._sockets.get(place, socket)}:  # a newer one may have resumed the session
+                one.close("internal-error", "the server failed to take a message", RETRY_AFTER_S)
 
     async def _dispatch(self, socket: LinkSocket, message: ApplicationMessage) -> None:
         node_id, now = socket.node_id, self._clock.monotonic()
@@ -338,7 +347,9 @@ class Links:
             case CommandAccepted():
                 await self._commands.accepted(node_id, message)
             case CommandOutcome():
-                socket.send(await self._commands.ended(node_id, message))
+                told = await self._commands.ended(node_id, message)
+                # Meanwhile a newer connection may have taken the session over.
+                (self._sockets.get((socket.role, node_id)) or socket).send(told)
                 fault_point.reach("acknowledged")
             case EvidenceSummary():
                 await self._evidence.keep_summary(node_id, message)

@@ -250,6 +250,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
             changes=changes,
             clock=clock,
             log=log,
+            metrics=metrics,
             directory=data_directory(config) / "evidence",
             limit_bytes=config.evidence_limit_mib << 20,
             kept_s=config.events_kept_s,

@@ -86,6 +86,7 @@ DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
         "counter",
         "Deliveries that failed in the server and are tried again.",
     ),
+    "evidence_refused_total": ("counter", "Summaries of evidence above what one node may tell in an hour."),
     "waiting_clients": ("gauge", "Requests that wait for a change."),
     "http_requests_total": ("counter", "Requests to the API, by status.", "status"),
 }

@@ -102,6 +102,8 @@ class Rollouts:
         """Of these, what is to be read again: a commit may have happened without its answer."""
         self._turn = asyncio.Lock()
         """Whoever changes a rollout has it: the loop, or a person who aborts."""
+        self.beginning = asyncio.Lock()
+        """Held from the look whether nodes are free to the rollout that takes them."""
         self._last_id: str | None = None
         self._woken = asyncio.Event()
 
@@ -126,6 +128,9 @@ class Rollouts:
             except DatabaseUnavailable as error:
                 self._log.error("rollouts wait for the database", why=str(error))
                 self._unknown |= self._active.keys()
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                self._log.exception("rollouts could not be looked at")
                 await asyncio.sleep(RETRY_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S if self._active else SWEEP_S):
@@ -199,11 +204,14 @@ class Rollouts:
     async def abort(self, rollout_id: str, detail: str) -> RolloutRecord | None:
         """Order nothing more in this rollout; gives it as it is then, ended before or not."""
         async with self._turn:
-            active = self._active.get(rollout_id)
-            if active is not None:
+            if rollout_id not in self._active or rollout_id in self._unknown:
+                await self._read_again(rollout_id)
+            while (active := self._active.get(rollout_id)) is not None:
                 aborted = abort(active.rollout, detail)
-                if aborted is not active.rollout:
-                    await self._keep(active, Decision((), aborted.state, aborted.detail))
+                if aborted is active.rollout:
+                    break
+                # Where somebody else was faster, it is read again, and aborted then.
+                await self._keep(active, Decision((), aborted.state, aborted.detail))
         self._woken.set()
         async with self._database.reading() as session:
             return await store.find(session, rollout_id)
@@ -349,6 +357,7 @@ class Rollouts:
             steps=steps,
             state=RolloutState(record.state),
             detail=record.detail,
+            time_to_live_s=record.time_to_live_s,
         )
         command_ids = {row.position: row.command_id for row in rows if row.command_id is not None}
         return _Active(record, rollout, command_ids)

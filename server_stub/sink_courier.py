@@ -70,6 +70,8 @@ class SinkCourier:
         self._stored_cursor = 0
         self._batch = BATCH
         self._failures = 0
+        self._refusals = 0
+        """Of the one event that is next: a receiver that is only away refuses nothing."""
 
     async def begin(self) -> None:
         """Read how far the sink has come; a new one begins behind what there is now."""
@@ -110,12 +112,14 @@ class SinkCourier:
                 if len(wanted) > 1:
                     self._batch = max(1, min(self._batch, len(found)) // 2)
                     return
-                if self._failures + 1 < REFUSALS_LIMIT:
+                self._refusals += 1
+                if self._refusals < REFUSALS_LIMIT:
                     raise
                 self._metrics.count("sink_events_total", outcome="refused", sink=self._sink.name)
                 self._log.error("event refused by the sink, dropped", seq=wanted[0].seq, why=str(refusal))
         await self._move_cursor(found[-1].seq, must_store=bool(wanted))
         self._batch = min(BATCH, self._batch * 2)
+        self._refusals = 0
 
     def _note_gap(self, there: events.Kept) -> None:
         missed = there.misses(self._cursor)

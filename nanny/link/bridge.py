@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -55,6 +56,7 @@ STATUS_TIMEOUT_S: Final = 3.0
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_CEILING_S: Final = 5.0
 _ACKNOWLEDGEMENTS_LIMIT: Final = 1024
+_UNTOLD_LIMIT: Final = 64
 
 
 class Bridge:
@@ -93,6 +95,8 @@ class Bridge:
         self._why_lost = "never connected"
         self._owed: set[str] = set()
         """Outcomes given to the present session and not acknowledged by the server yet."""
+        self._untold: deque[Mapping[str, Any]] = deque(maxlen=_UNTOLD_LIMIT)
+        """Evidence of the time without a server: what hung then is what one wants to know of."""
         self._of_uploads: set[str] = set()
         """Orders that are link's own to answer."""
         self._asking = ""
@@ -172,13 +176,16 @@ class Bridge:
                         self._early.append(message)
                     else:
                         self._tell_outcome(message)
-            case "evidence" if self.server is not None and self.server.is_open:
-                self._tell_evidence(message)
+            case "evidence":
+                if self.server is not None and self.server.is_open:
+                    self._tell_evidence(message)
+                else:
+                    self._untold.append(message)
             case _:
                 pass
 
     def _tell_evidence(self, told: Mapping[str, Any]) -> None:
-        """Only a summary, and only while a server listens: the bundle stays on the node either way."""
+        """Only a summary; the bundle stays on the node. The server keeps each once."""
         assert self.server is not None
         incarnation = incarnation_of(told)
         if incarnation is None:
@@ -232,6 +239,8 @@ class Bridge:
             self._owed.clear()
         self._resubscribe_due.set()
         self._report_due.set()
+        while self._untold:
+            self._tell_evidence(self._untold.popleft())
 
     def server_said(self, message: ApplicationMessage) -> None:
         """A message came from the server."""

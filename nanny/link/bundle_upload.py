@@ -69,6 +69,9 @@ class BundleUploads:
         """Begin what the order asks for; `tell` gets its outcome, at once or later."""
         if order.command_id in self._under_way:
             return
+        if order.time_to_live_s <= 0:
+            tell(CommandOutcome(order.command_id, Outcome.EXPIRED, "its time was over before it arrived"))
+            return
         name = order.parameters.get("bundle")
         if not isinstance(name, str) or parse_name(name) is None:
             why = f"bundle: expected the name of a bundle, got {str(name)[:100]!r}"

@@ -87,6 +87,8 @@ class Rollout:
     steps: tuple[Step, ...]
     state: RolloutState = RolloutState.RUNNING
     detail: str = ""
+    time_to_live_s: float = 300.0
+    """Of its commands: after that one that arrives has no effect any more."""
 
     def in_flight(self) -> list[Step]:
         """Give the steps that are under way."""
@@ -246,7 +248,12 @@ def _follow(rollout: Rollout, step: Step, known: StepFacts, now: float) -> Chang
         return Change(step.position, StepState.FAILED, "its command is gone")
     if step.state is StepState.ORDERED:
         if not is_finished(command.state):
-            return None
+            patience_s = rollout.time_to_live_s + rollout.health_timeout_s
+            if now < step.since_at + patience_s:
+                return None
+            # The server never calls a sent command expired, so a machine that died would hold all up.
+            why = f"command {command.state}, and no outcome within {patience_s:g} s"
+            return Change(step.position, StepState.FAILED, why)
         if command.state not in _GOOD_OUTCOMES:
             why = f"command {command.state}" + (f": {command.detail}" if command.detail else "")
             return Change(step.position, StepState.FAILED, why)

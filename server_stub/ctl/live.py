@@ -68,7 +68,7 @@ def _answers(client: ServerClient, arguments: argparse.Namespace, told: Console 
         try:
             answer = arguments.asking.ask(client, arguments)
         except RequestFailed as failed:
-            if failed.status is not None:
+            if failed.status not in {None, 503}:
                 raise  # it answered: asking again would not help
             if not is_away:
                 (told or Console(file=sys.stderr)).print(Text(str(failed), style="red"))

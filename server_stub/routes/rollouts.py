@@ -116,9 +116,10 @@ class RolloutRoutes(Routes):
             lines = [{"id": one.id, "name": one.name, "state": one.state} for one in records]
             answer = {"dry_run": True, "concurrency": concurrency, "count": len(lines), "nodes": lines}
             return web.json_response(answer)
-        if earlier is None:
-            self._check_free(records)
-        record, is_new = await services.rollouts.begin(wanted, records, concurrency, key)
+        async with services.rollouts.beginning:
+            if earlier is None:
+                self._check_free(records)
+            record, is_new = await services.rollouts.begin(wanted, records, concurrency, key)
         page = await self._page(record.id)
         headers = {"Location": f"/v1/rollouts/{record.id}"}
         return web.json_response(page, status=202 if is_new else 200, headers=headers)

@@ -78,6 +78,12 @@ async def find(session: AsyncSession, node_id: str, bundle_id: str) -> EvidenceR
     return None if row is None else EvidenceRecord(*row)
 
 
+async def count_since(session: AsyncSession, node_id: str, wall_at: float) -> int:
+    """Give how many summaries a node has told since an instant."""
+    query = select(func.count()).where(EvidenceRow.node_id == node_id, EvidenceRow.wall_at >= wall_at)
+    return await session.scalar(query) or 0
+
+
 async def newest(
     session: AsyncSession, *, node_id: str | None, signature: str | None, limit: int
 ) -> list[EvidenceRecord]:

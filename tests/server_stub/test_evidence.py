@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,3 +190,60 @@ async def test_an_unknown_bundle_is_a_problem_that_says_so(client: Client, link:
         problem = await asked.json()
 
     assert (asked.status, problem["type"]) == (404, "urn:nodenanny:problem:no-such-bundle")
+
+
+async def test_two_uploads_of_a_bundle_at_once_are_each_whole(
+    client: Client, link: Peer, server: RunningServer
+) -> None:
+    await link.send(summary())
+    await settled(client, "/v1/evidence", lambda answer: len(answer["evidence"]) == 1)
+    path = f"{client.url}/v1/nodes/node-1/evidence/{BUNDLE}"
+    async with client.http.post(f"{path}/request"):
+        pass
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b"first" * 1000
+        begun.set()
+        await go_on.wait()
+        yield b"first" * 1000
+
+    async def put(data: Any) -> int:
+        async with client.http.put(f"{path}/content", data=data) as response:
+            return response.status
+
+    slow = asyncio.create_task(put(slowly()))
+    await begun.wait()
+    quick = await put(b"second" * 1000)
+    go_on.set()
+
+    assert (quick, await slow) == (201, 201)
+    async with client.http.get(f"{path}/content") as fetched:
+        assert await fetched.read() == b"first" * 2000
+    assert [one.suffixes for one in server.evidence.directory.iterdir()] == [[".tar", ".gz"]]
+
+
+async def test_what_a_killed_server_left_half_written_is_removed(server: RunningServer) -> None:
+    server.evidence.directory.mkdir(parents=True)
+    old, new = (server.evidence.directory / f".{name}.part" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1.0, 1.0))
+
+    await server.evidence.tidy()
+
+    assert list(server.evidence.directory.iterdir()) == [new]
+
+
+async def test_a_node_that_tells_of_ever_more_evidence_is_not_listened_to(
+    client: Client, link: Peer, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_shell, "SUMMARIES_AN_HOUR", 3)
+    for second in range(10, 18):
+        await link.send(summary(f"20260501T1200{second}.123456Z-1-stalled"))
+
+    async with asyncio.timeout(30):
+        while server.metrics.value("evidence_refused_total") < 5:  # noqa: ASYNC110  (taken in its own time)
+            await asyncio.sleep(0.02)
+
+    assert len((await client.get("/v1/evidence"))["evidence"]) == 3

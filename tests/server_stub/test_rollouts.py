@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -295,3 +296,23 @@ async def test_a_dry_run_tells_who_it_would_be(serve: Serve) -> None:
         assert told["concurrency"] == 5
         assert (await client.get("/v1/rollouts"))["rollouts"] == []
         assert [node.effects for node in nodes] == [[], []]
+
+
+async def test_of_two_rollouts_that_are_asked_for_at_once_one_is_refused(serve: Serve) -> None:
+    async with (
+        serve(**QUICK) as server,
+        obedient_nodes(server.url, 2) as nodes,
+        aiohttp.ClientSession() as http,
+    ):
+        client = Client(server.url, http)
+        await ready(client, nodes)
+        nodes[0].holds.clear()
+        body = {"selector": "*", "reason": "a double click"}
+
+        async def ask() -> int:
+            async with http.post(f"{client.url}/v1/rollouts", json=body) as response:
+                return response.status
+
+        answers = await asyncio.gather(*(ask() for _ in range(5)))
+
+        assert sorted(answers) == [202, 409, 409, 409, 409]

@@ -119,6 +119,17 @@ async def test_what_is_no_name_of_a_bundle_is_rejected_before_anything_is_read(
     assert (outcome.outcome, receiver.paths) == (Outcome.REJECTED, [])
 
 
+async def test_an_order_whose_time_is_over_is_not_carried_out(tmp_path: Path, bundle: Path) -> None:
+    told: list[CommandOutcome] = []
+    config = LinkConfig(server_url="http://127.0.0.1:9", control_socket=f"{tmp_path}/run/control.sock")
+    uploads = BundleUploads(config, lambda: True, Log())  # type: ignore[arg-type]
+    order = CommandOrder(COMMAND_ID, UPLOAD_EVIDENCE, 0.0, "look", "test", None, {"bundle": BUNDLE})
+
+    uploads.take(order, {"node_id": "node-1", "state_dir": str(tmp_path)}, told.append)
+
+    assert [one.outcome for one in told] == [Outcome.EXPIRED]
+
+
 async def test_a_server_that_refuses_is_quoted(tmp_path: Path, bundle: Path) -> None:
     async with receiving() as receiver:
         receiver.status = 409

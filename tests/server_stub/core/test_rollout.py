@@ -137,6 +137,24 @@ def test_a_failure_that_is_allowed_is_followed_by_the_next_node() -> None:
     assert decision.state is RolloutState.RUNNING
 
 
+@pytest.mark.parametrize("state", [CommandState.SENT, CommandState.ACCEPTED])
+def test_a_node_that_dies_with_its_order_holds_the_others_up_for_so_long_and_no_longer(
+    state: CommandState,
+) -> None:
+    """A command that was sent is never called expired by the server: the machine may have gone for ever."""
+    made = with_first(StepState.ORDERED, time_to_live_s=300.0, health_timeout_s=60.0)
+    gone = ended(state, OLD, is_ready=False)
+
+    early, late = (decide(made, everywhere(made, gone), 100.0 + after_s) for after_s in (359.0, 360.0))
+    aborting = replace(made, state=RolloutState.ABORTING)
+
+    assert (early.changes, early.state) == ((), RolloutState.RUNNING)
+    assert late.changes[0].state is StepState.FAILED
+    assert "no outcome within 360 s" in late.changes[0].detail
+    assert late.state is not RolloutState.RUNNING
+    assert decide(aborting, everywhere(made, gone), 460.0).state is RolloutState.ABORTED
+
+
 def test_an_abort_follows_what_is_in_flight_to_its_end() -> None:
     made = abort(with_first(StepState.ORDERED), "aborted by a person")
 
