@@ -9,6 +9,7 @@ not touched. RFC 9110, 10.2.3 (Retry-After).
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Admission:
         self.limit = limit
         self._arriving: dict[object, float] = {}
         self._told: list[float] = []
-        """When those who were sent away come back, unordered; only the present ones count."""
+        """When those who were sent away come back, a heap."""
         self._cost_s = FIRST_COST_S
         self._last_end_at = float("-inf")
 
@@ -53,10 +54,11 @@ class Admission:
         if len(self._arriving) < self.limit:
             self._arriving[newcomer] = now
             return None
-        self._told = [at for at in self._told if at > now]
+        while self._told and self._told[0] <= now:
+            heapq.heappop(self._told)
         queue_s = (len(self._told) + len(self._arriving)) * self._cost_s
         wait_s = min(SOONEST_S + 2 * queue_s * chance(), LATEST_S)
-        self._told.append(now + wait_s)
+        heapq.heappush(self._told, now + wait_s)
         return wait_s
 
     def arrived(self, newcomer: object, now: float) -> None:

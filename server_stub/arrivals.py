@@ -171,6 +171,15 @@ class ArrivalsByNode:
             found = self._by_node[node_id] = Arrivals(self._started_at)
         return found
 
+    def excuse(self, now: float, lag_s: float, offline_timeout_s: float) -> None:
+        """We ourselves stood still for so long: the silence of whoever was there before counts for nothing."""
+        for one in self._by_node.values():
+            signs = [connection.heard_at for connection in (one.worker, one.link) if connection is not None]
+            if one.answered_at is not None:
+                signs.append(one.answered_at)
+            if signs and max(signs) >= now - lag_s - offline_timeout_s:
+                one.listening_since_at = now
+
     def all(self) -> list[tuple[str, Arrivals]]:
         """Give every node that anything came from, as of now."""
         return list(self._by_node.items())

@@ -11,6 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from server_stub.metrics import Metrics
@@ -26,9 +28,16 @@ GRAVE_S: Final = 1.0
 class LoopWatch:
     """Measures the loop that `run` runs on."""
 
-    def __init__(self, metrics: Metrics, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        on_late: Callable[[float], None] = lambda _lag_s: None,
+    ) -> None:
         self._metrics = metrics
         self._log = log
+        self._on_late = on_late
+        """Told of each grave lag, in seconds, before what became due meanwhile is done."""
         self._lags: deque[float] = deque(maxlen=KEPT)
 
     async def run(self) -> None:
@@ -42,6 +51,7 @@ class LoopWatch:
             self._lags.append(lag_s)
             worst_s, ticks = max(worst_s, lag_s), ticks + 1
             if lag_s >= GRAVE_S:
+                self._on_late(lag_s)
                 self._log.warning("the event loop was late", lag_s=round(lag_s, 3))
             if ticks >= TOLD_EVERY:
                 self._metrics.set("loop_lag_seconds", worst_s)

@@ -14,6 +14,7 @@ import signal
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,7 @@ from server_stub.sink_courier import SinkCourier
 from server_stub.sinks import SinkContext, installed
 from server_stub.store import nodes
 from server_stub.store.engine import Database, sqlite_url
+from server_stub.store.faults import DatabaseUnavailable
 from server_stub.syncer import Syncer
 from server_stub.views import Views
 
@@ -145,8 +147,11 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
         stack.callback(log.info, "server has stopped")
         stack.push_async_callback(database.close)
         database.on_write = metrics.write_ended
-        changes, loop_watch = Changes(int(clock.wall() * 1000)), LoopWatch(metrics, log)
-        arrivals, connections = ArrivalsByNode(clock.monotonic()), OpenConnections()
+        changes, arrivals = Changes(int(clock.wall() * 1000)), ArrivalsByNode(clock.monotonic())
+        connections, loop_watch = (
+            OpenConnections(),
+            LoopWatch(metrics, log, partial(_excuse, arrivals, clock, config.offline_timeout_s)),
+        )
         sightings = await stack.enter_async_context(
             Sightings(
                 database=database,
@@ -229,6 +234,7 @@ async def running(config: ServerConfig, clock: Clock | None = None) -> AsyncIter
                 after_s=config.repair_after_s,
                 silence_timeout_s=config.silence_timeout_s,
                 offline_timeout_s=config.offline_timeout_s,
+                looked_within_s=config.probe_interval_s + 2 * config.probe_budget_s,
             ),
             budgets=BudgetSettings(
                 node_interval_s=config.repair_node_interval_s,
@@ -363,7 +369,11 @@ async def serve(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    async with running(config) as server:
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(running(config))
+        except DatabaseUnavailable as error:
+            raise StartError(f"the database does not answer: {error}") from error
         stopped = asyncio.create_task(stop.wait(), name="stop signal")
         freezing = asyncio.create_task(freeze_now_and_then(), name="old objects")
         try:
@@ -373,6 +383,12 @@ async def serve(config: ServerConfig) -> None:
         finally:
             await _cancel(freezing)
             await _cancel(stopped)
+
+
+def _excuse(arrivals: ArrivalsByNode, clock: Clock, offline_timeout_s: float, lag_s: float) -> None:
+    """After a standstill of our own that makes silence of everybody, listen anew to whoever was there before."""
+    if lag_s >= offline_timeout_s / 2:
+        arrivals.excuse(clock.monotonic(), lag_s, offline_timeout_s)
 
 
 async def _couriers(

@@ -210,7 +210,7 @@ class Repairs:
             self._brakes.note_budget(None)
             return
         async with self._database.reading() as session:
-            busy = await store.with_open_command(session, [node_id for _, node_id in due])
+            busy = await store.with_open_command(session, [node_id for _, node_id in due], self._clock.wall())
         withheld: list[tuple[str, Episode, Withheld]] = []
         stopped: Refusal | None = None
         for position, (_, node_id) in enumerate(due):
@@ -235,6 +235,8 @@ class Repairs:
         if episode is None:
             return None  # it ended while others were acted upon
         arrivals = self._arrivals.of(node_id)
+        if arrivals.probe is None or now > arrivals.probe.at + self._settings.looked_within_s:
+            return None  # we ourselves may have stood still meanwhile: the next check tells
         held_s = None if arrivals.nanny_report is None else arrivals.nanny_report.hold_remaining_s
         fleet_refusal = self._ledger.budget.refuses_fleet(self._brakes.fleet_size, now)
         around = Circumstances(

@@ -223,12 +223,12 @@ class Syncer:
             is_last = len(page) < row_versions.PAGE
             last_id = "" if is_last else page[-1][0]
         for node_id in gone:
-            self._forget(node_id)
+            self.forget(node_id)
 
     def _remember(self, record: NodeRecord) -> None:
         self._known[record.id] = replace(record, labels=_NOTHING, labels_set=_NOTHING, capacity=_NOTHING)
 
-    def _forget(self, node_id: str) -> None:
+    def forget(self, node_id: str) -> None:
         """The node is not the fleet's any more."""
         self._known.pop(node_id, None)
         self._stored_of.pop(node_id, None)
@@ -307,8 +307,11 @@ class Syncer:
         node_id = record.id
         self._pacer.ended(node_id)
         try:
-            self._arrivals.of(node_id).probed(probe)
             known = self._known.get(node_id)
+            if known is not None and known.healthz != record.healthz:
+                self._pacer.check_now(node_id)  # an answer from an address that is not the node's any more
+                return
+            self._arrivals.of(node_id).probed(probe)
             facts = self.facts(known or record)
             recheck_s = recheck_in_s(facts, self._clock.monotonic(), self._settings)
             if recheck_s is not None:
@@ -425,6 +428,8 @@ class Syncer:
                 facts = self.facts(record)
                 stored = facts.stored
                 verdict = evaluate(facts, now, self._settings)
+                for watcher in self.watchers:
+                    watcher.note(record.id, facts, verdict)
                 change = _change(record, verdict, now, wall_now) if verdict.differs_from(stored) else None
                 judged.append((record.id, stored, verdict, change))
             except Exception:

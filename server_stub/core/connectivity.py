@@ -61,6 +61,8 @@ WORD_OF_HEALTH: Final[Mapping[Health, Word]] = {
     Health.UNKNOWN: Word.PENDING,
 }
 
+CODE_LENGTH: Final = 64
+"""Of a reason's code in a row: what a node calls its phase must not fail the whole round."""
 PHASES: Final[Mapping[str, Health]] = {
     "starting": Health.STARTING,
     "stopping": Health.STARTING,
@@ -235,6 +237,15 @@ def recheck_in_s(facts: NodeFacts, now: float, settings: Settings) -> float | No
     probe = facts.probe
     if probe is None or probe.result is not ProbeClass.OK:
         return None
+    nanny, link = facts.nanny, facts.link
+    if (
+        not probe.is_good
+        and nanny is not None
+        and nanny.phase == "starting"
+        and link is not None
+        and link.is_open
+    ):
+        return None  # its report of `running` has it checked at once
     if not probe.is_good or (needs_proof(facts) and not is_proven(facts, now, settings)):
         return RECHECK_S
     return None
@@ -304,7 +315,11 @@ def _health_as_told(facts: NodeFacts, now: float, settings: Settings) -> tuple[H
 
 
 def _reason_of_phase(nanny: NannyFact) -> Reason:
-    return Reason(f"Nanny{nanny.phase.capitalize()}", f"its nanny says {nanny.phase}", nanny.phase_since_at)
+    return Reason(
+        f"Nanny{nanny.phase.capitalize()}"[:CODE_LENGTH],
+        f"its nanny says {nanny.phase}",
+        nanny.phase_since_at,
+    )
 
 
 def _health_by_probe(probe: ProbeFact) -> tuple[Health, Reason]:

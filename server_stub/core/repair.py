@@ -85,6 +85,8 @@ class RepairSettings:
     silence_timeout_s: float = 30.0
     """A connection or a nanny's report that is older counts as silent."""
     offline_timeout_s: float = 100.0
+    looked_within_s: float = 35.0
+    """Without a check that ended within so long nobody knows whether a need lasts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class NodeChangeRoutes(Routes):
             lambda session: node_changes.remove(session, record.id, actor, reason, wall_now), "nodes"
         )
         services.links.forget(record.id)
+        services.syncer.forget(record.id)
         services.arrivals.forget(record.id)
         services.log.warning("node deleted", node=record.id, name=record.name, actor=actor, why=reason)
         services.changes.mark([record.id, NODES, EVENTS])

@@ -36,6 +36,7 @@ class RepairRecord:
     command_id: str | None
 
 
+FORGOTTEN_AFTER_S: Final = 86400.0
 _COLUMNS: Final = [getattr(RepairRow, name) for name in RepairRecord.__slots__]
 
 
@@ -108,9 +109,15 @@ async def command_of(session: AsyncSession, key: str) -> str | None:
     return await session.scalar(select(CommandRow.id).where(CommandRow.idempotency_key == key))
 
 
-async def with_open_command(session: AsyncSession, node_ids: Collection[str]) -> set[str]:
-    """Give those of the nodes for which some command has no outcome yet."""
-    query = select(CommandRow.node_id).where(CommandRow.state.not_in([str(outcome) for outcome in OUTCOMES]))
+async def with_open_command(session: AsyncSession, node_ids: Collection[str], wall_now: float) -> set[str]:
+    """Give those of the nodes for which some command has no outcome yet, and could still have one.
+
+    A nanny that lost its journal never ends what it had accepted: a day after its time such a command is nobody's.
+    """
+    query = select(CommandRow.node_id).where(
+        CommandRow.state.not_in([str(outcome) for outcome in OUTCOMES]),
+        CommandRow.expires_wall_at > wall_now - FORGOTTEN_AFTER_S,
+    )
     if len(node_ids) <= MANY:
         query = query.where(CommandRow.node_id.in_(node_ids))
     return set(await session.scalars(query.distinct())) & set(node_ids)

@@ -139,7 +139,7 @@ async def test_maintenance_ends_by_itself_although_nobody_says_anything(
     await is_up(peers, healthz)
     await client.node_in("READY")
 
-    answer = await put(client, {"reason": "fans", "actor": "alice", "until": in_s(2.0)})
+    answer = await put(client, {"reason": "fans", "actor": "alice", "until": in_s(5.0)})
     page = await client.node_in("READY")
 
     assert answer["state"] == "MAINTENANCE"

@@ -49,6 +49,7 @@ class Rack:
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
         self.port = 0
+        self.answers_in_s = 0.0
         self.says: dict[str, Any] = {"status": "ok", "incarnation": str(life(1))}
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -73,6 +74,8 @@ class Rack:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
                     await reader.readuntil(b"\r\n\r\n")
+                    if self.answers_in_s:
+                        await asyncio.sleep(self.answers_in_s)
                     body = json.dumps(self.says).encode()
                     status = b"503 Service Unavailable" if self.says["status"] == "stalled" else b"200 OK"
                     writer.write(

@@ -85,10 +85,13 @@ async def test_only_commands_without_an_outcome_are_open(database: Database) -> 
 
     async with database.reading() as session:
         asked = [f"n-{state}" for state in CommandState if state is not CommandState.SENT]
-        found = await repairs.with_open_command(session, asked)
-        of_many = await repairs.with_open_command(session, [*asked, *map(str, range(3000))])
+        found = await repairs.with_open_command(session, asked, 2.0)
+        of_many = await repairs.with_open_command(session, [*asked, *map(str, range(3000))], 2.0)
+
+        forgotten = await repairs.with_open_command(session, asked, 2.0 + 86400.0)
 
     assert found == of_many == {"n-queued", "n-accepted"}
+    assert forgotten == set()
 
 
 async def test_a_brakes_position_takes_the_place_of_the_one_before(database: Database) -> None:
