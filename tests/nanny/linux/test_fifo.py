@@ -57,9 +57,7 @@ def test_a_writer_survives_its_reader_and_the_next_reader_finds_the_backlog(
 ) -> None:
     path = str(tmp_path / "out")
     fifo = open_output_fifo(path, CAPACITY)
-    code = (
-        "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush(); sys.stderr.write('w')"
-    )
+    code = "import sys\nfor line in sys.stdin: print(line, end='', flush=True); print(end='w', file=sys.stderr, flush=True)"
     with spawn_python(code, stdout=fifo.write_fd, stderr=-1, bufsize=0) as child:
         assert child.popen.stdin is not None
         assert child.popen.stderr is not None
