@@ -41,6 +41,7 @@ async def url_of_0_1_0(cluster: Cluster | None, empty_url: str, tmp_path: Path) 
     dump = GOLDEN.read_text(encoding="utf-8")
     if cluster is None:
         connection = sqlite3.connect(tmp_path / "empty.sqlite3")
+        connection.execute("PRAGMA journal_mode=WAL")  # as that server did; a dump doesn't say it
         connection.executescript(dump)
         connection.close()
         return empty_url
